@@ -1,0 +1,55 @@
+"""Circuit claims about Mamba models, written as pytest tests and answered with honest statistics.
+
+Names load on first use: importing this package costs nothing, torch comes with the first model.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mechtest._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from mechtest.checkpoints import MambaCfg as MambaCfg
+    from mechtest.checkpoints import MambaInitCfg as MambaInitCfg
+    from mechtest.errors import MechtestError as MechtestError
+    from mechtest.models import ActivationCache as ActivationCache
+    from mechtest.models import HookedMamba as HookedMamba
+    from mechtest.models import HookPoint as HookPoint
+    from mechtest.models import ModelState as ModelState
+    from mechtest.models import ModelSuite as ModelSuite
+    from mechtest.models import RecurrentState as RecurrentState
+    from mechtest.sites import Site as Site
+    from mechtest.tasks import PromptPair as PromptPair
+    from mechtest.tasks import PromptPairs as PromptPairs
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ActivationCache": "mechtest.models",
+    "HookPoint": "mechtest.models",
+    "HookedMamba": "mechtest.models",
+    "MambaCfg": "mechtest.checkpoints",
+    "MambaInitCfg": "mechtest.checkpoints",
+    "MechtestError": "mechtest.errors",
+    "ModelState": "mechtest.models",
+    "ModelSuite": "mechtest.models",
+    "PromptPair": "mechtest.tasks",
+    "PromptPairs": "mechtest.tasks",
+    "RecurrentState": "mechtest.models",
+    "Site": "mechtest.sites",
+    "accuracy": "mechtest.tasks",
+    "convert_hooked_mamba_config_to_original_config": "mechtest.checkpoints",
+    "convert_hooked_state_dict_to_original_state_dict": "mechtest.checkpoints",
+    "convert_original_config_to_hooked_mamba_config": "mechtest.checkpoints",
+    "convert_original_state_dict_to_hooked_state_dict": "mechtest.checkpoints",
+    "kl_divergence": "mechtest.tasks",
+    "log_probability": "mechtest.tasks",
+    "logit_difference": "mechtest.tasks",
+    "normalized_logit_difference": "mechtest.tasks",
+    "probability_mass": "mechtest.tasks",
+}
+
+__all__ = [*_HOME, "__version__"]
+
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -1,0 +1,298 @@
+"""Which mistakes can a user make, and what does each message tell them to do next?
+
+Every error of the project is one class of this tree, with a stable code that documentation and
+tests can name, and a text built in one place from the same four parts: what failed, what was
+given, what is closest or expected, and the next step.
+
+    MechtestError
+    |-- SiteError                 MT1xx  hook names, positions, hook functions
+    |   |-- UnknownSiteError      MT101  no such site (also a KeyError)
+    |   |-- SiteNotServedError    MT102  the path the caller insisted on cannot serve the site
+    |   |-- HookOutputError       MT103  a hook function returned something unusable
+    |   |-- SiteNotReachedError   MT104  a hook was asked for and never fired
+    |   |-- PositionError         MT105  a position outside the prompt, or a role nobody defined
+    |   `-- NotCachedError        MT106  the site exists, but this cache does not hold it (KeyError)
+    |-- CheckpointError           MT2xx  files
+    |   |-- CheckpointNotFoundError       MT201
+    |   |-- CheckpointFormatError         MT202  truncated, missing shard, not what it claims to be
+    |   |-- UnsafeCheckpointError         MT203  a pickle that wants to run code
+    |   |-- ConfigError                   MT204  config.json missing or contradicting weights
+    |   |-- UnsupportedArchitectureError  MT205
+    |   |-- RevisionError                 MT206  revision on a local path, or not in the hub cache
+    |   |-- DuplicateWeightsError         MT207  two seeds of a suite hold equal weights
+    |   `-- WeightMismatchError           MT208  missing, unexpected or misshapen tensors
+    |-- TaskError                 MT3xx  prompts and metrics
+    |   |-- PromptError           MT301  a prompt row that cannot be used
+    |   |-- AlignmentError        MT302  clean and corrupted do not line up token by token
+    |   |-- AnswerTokenError      MT303  an answer or foil is not exactly one token
+    |   |-- MetricError           MT304  a metric is undefined here (vanishing denominator)
+    |   `-- NonFiniteError        MT305  NaN or infinity where a number is needed
+    `-- InputError                MT4xx  what a model is called with
+        |-- TokenizerMissingError MT401
+        |-- PaddingError          MT402  padding that would silently change the answer
+        `-- ShapeError            MT403  tensors of the wrong shape, dtype or device
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "AlignmentError",
+    "AnswerTokenError",
+    "CheckpointError",
+    "CheckpointFormatError",
+    "CheckpointNotFoundError",
+    "ConfigError",
+    "DuplicateWeightsError",
+    "HookOutputError",
+    "InputError",
+    "MechtestError",
+    "MetricError",
+    "NonFiniteError",
+    "NotCachedError",
+    "PaddingError",
+    "PositionError",
+    "PromptError",
+    "RevisionError",
+    "ShapeError",
+    "SiteError",
+    "SiteNotReachedError",
+    "SiteNotServedError",
+    "TaskError",
+    "TokenizerMissingError",
+    "UnknownSiteError",
+    "UnsafeCheckpointError",
+    "UnsupportedArchitectureError",
+    "WeightMismatchError",
+    "closest_names",
+]
+
+
+def closest_names(name: str, known: Iterable[str], count: int = 3) -> tuple[str, ...]:
+    """Return the `count` known names nearest to `name`, best first (empty when nothing is near)."""
+    return tuple(difflib.get_close_matches(name, list(known), n=count, cutoff=0.5))
+
+
+class MechtestError(Exception):
+    """Base of every error the project raises on purpose.
+
+    Args:
+        what: One sentence: what failed and on what, by name.
+        given: What the caller passed, as they would recognise it.
+        closest: Known names nearest to what was given.
+        expected: What would have been accepted.
+        next_step: The command or change that gets the user further.
+
+    Attributes carry the same parts, so that tests and reports need not parse the text.
+    """
+
+    code = "MT000"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        given: object = None,
+        closest: Iterable[str] = (),
+        expected: str | None = None,
+        next_step: str | None = None,
+    ) -> None:
+        self.what = what
+        self.given = given
+        self.closest = tuple(closest)
+        self.expected = expected
+        self.next_step = next_step
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        rows = [
+            ("given", None if self.given is None else str(self.given)),
+            ("closest", ", ".join(self.closest) or None),
+            ("expected", self.expected),
+            ("next", self.next_step),
+        ]
+        head = f"[{self.code}] {self.what}"
+        return "\n".join([head, *(f"  {label:<9} {text}" for label, text in rows if text)])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only fields must survive the trip from a test worker to its controller.
+        return _rebuild, (
+            type(self),
+            self.what,
+            None if self.given is None else str(self.given),
+            self.closest,
+            self.expected,
+            self.next_step,
+        )
+
+
+def _rebuild(
+    cls: type[MechtestError],
+    what: str,
+    given: str | None,
+    closest: tuple[str, ...],
+    expected: str | None,
+    next_step: str | None,
+) -> MechtestError:
+    return cls(what, given=given, closest=closest, expected=expected, next_step=next_step)
+
+
+class SiteError(MechtestError):
+    """Something is wrong with a hook name, its position or its hook function."""
+
+    code = "MT100"
+
+
+class UnknownSiteError(SiteError, KeyError):
+    """No such site in this model; `closest` holds the nearest names."""
+
+    code = "MT101"
+    __str__ = MechtestError.__str__
+
+
+class SiteNotServedError(SiteError):
+    """The caller insisted on a fast path that cannot expose this site."""
+
+    code = "MT102"
+
+
+class HookOutputError(SiteError):
+    """A hook function returned a value of another shape, dtype, device or type."""
+
+    code = "MT103"
+
+
+class SiteNotReachedError(SiteError):
+    """A hook was installed and the forward (or backward) pass never came by."""
+
+    code = "MT104"
+
+
+class PositionError(SiteError):
+    """A position outside the prompt, or a role name that needs a prompt file."""
+
+    code = "MT105"
+
+
+class NotCachedError(SiteError, KeyError):
+    """The site exists in the model, but this cache does not hold it."""
+
+    code = "MT106"
+    __str__ = MechtestError.__str__
+
+
+class CheckpointError(MechtestError):
+    """A checkpoint cannot be used as given."""
+
+    code = "MT200"
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """No directory, repository or file of that name."""
+
+    code = "MT201"
+    __str__ = MechtestError.__str__
+
+
+class CheckpointFormatError(CheckpointError):
+    """A file is truncated, missing or not of the format it claims."""
+
+    code = "MT202"
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A pickled file holds more than tensors; it was refused, nothing was run."""
+
+    code = "MT203"
+
+
+class ConfigError(CheckpointError, ValueError):
+    """A configuration is missing, malformed, or contradicts the weights."""
+
+    code = "MT204"
+
+
+class UnsupportedArchitectureError(CheckpointError):
+    """The checkpoint is of an architecture this version does not hook."""
+
+    code = "MT205"
+
+
+class RevisionError(CheckpointError, ValueError):
+    """`revision` given with a local path, or a revision that is not in the hub cache."""
+
+    code = "MT206"
+
+
+class DuplicateWeightsError(CheckpointError):
+    """Two members of a suite that should differ hold the same weights."""
+
+    code = "MT207"
+
+
+class WeightMismatchError(CheckpointError):
+    """Tensors are missing, unexpected, or of another shape than the configuration says."""
+
+    code = "MT208"
+
+
+class TaskError(MechtestError):
+    """A prompt or a metric cannot be used as given."""
+
+    code = "MT300"
+
+
+class PromptError(TaskError, ValueError):
+    """A prompt row, or a whole prompt file, that cannot be used."""
+
+    code = "MT301"
+
+
+class AlignmentError(PromptError):
+    """Clean and corrupted prompts do not line up token by token."""
+
+    code = "MT302"
+
+
+class AnswerTokenError(PromptError):
+    """An answer or foil is not exactly one token of the model's tokenizer."""
+
+    code = "MT303"
+
+
+class MetricError(TaskError, ValueError):
+    """A metric is undefined on this input."""
+
+    code = "MT304"
+
+
+class NonFiniteError(TaskError, ValueError):
+    """NaN or infinity where a finite number is needed."""
+
+    code = "MT305"
+
+
+class InputError(MechtestError):
+    """A model was called with something it cannot take."""
+
+    code = "MT400"
+
+
+class TokenizerMissingError(InputError):
+    """Text was given, but the model has no tokenizer."""
+
+    code = "MT401"
+
+
+class PaddingError(InputError, ValueError):
+    """Padding that would change the answer without a word."""
+
+    code = "MT402"
+
+
+class ShapeError(InputError, ValueError):
+    """A tensor of the wrong shape, dtype or device."""
+
+    code = "MT403"

@@ -1,0 +1,18 @@
+"""How is one block's recurrence computed, and which way can show what was asked for?
+
+Neighbours of `stats` and `report`: kernels know tensors, never hooks, prompts or claims.
+"""
+
+from mechtest.kernels.conv import causal_conv, window_after
+from mechtest.kernels.dispatch import SCAN_PATHS, ScanPath, choose_scan
+from mechtest.kernels.scan import discretize, selective_scan
+
+__all__ = [
+    "SCAN_PATHS",
+    "ScanPath",
+    "causal_conv",
+    "choose_scan",
+    "discretize",
+    "selective_scan",
+    "window_after",
+]
