@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from mechtest.checkpoints.conversion import fit_vocab as fit_vocab
     from mechtest.checkpoints.conversion import from_native as from_native
     from mechtest.checkpoints.conversion import to_native as to_native
+    from mechtest.checkpoints.families import CheckpointSource as CheckpointSource
+    from mechtest.checkpoints.families import SuiteIndex as SuiteIndex
     from mechtest.checkpoints.fingerprint import Fingerprint as Fingerprint
     from mechtest.checkpoints.fingerprint import digest_weights as digest_weights
     from mechtest.checkpoints.formats import config_from_hf as config_from_hf
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from mechtest.checkpoints.load import read_checkpoint as read_checkpoint
     from mechtest.checkpoints.locate import CheckpointFiles as CheckpointFiles
     from mechtest.checkpoints.locate import locate as locate
+    from mechtest.checkpoints.save import save_hf as save_hf
+    from mechtest.checkpoints.save import save_original as save_original
     from mechtest.checkpoints.weights import load_weights as load_weights
 
 _MODULES = {
@@ -58,6 +62,7 @@ _MODULES = {
         "from_native",
         "to_native",
     ),
+    "families": ("CheckpointSource", "SuiteIndex"),
     "fingerprint": ("Fingerprint", "digest_weights"),
     "formats": (
         "config_from_hf",
@@ -68,6 +73,7 @@ _MODULES = {
     ),
     "load": ("LoadedCheckpoint", "read_checkpoint"),
     "locate": ("CheckpointFiles", "locate"),
+    "save": ("save_hf", "save_original"),
     "weights": ("load_weights",),
 }
 

@@ -73,8 +73,9 @@ def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> Mamba
 def config_to_hf(cfg: MambaCfg) -> dict[str, Any]:
     """Write a configuration as transformers' `MambaConfig` JSON.
 
-    The name stays out: it says where a model was found. `vocab_size` is the number of embedding rows there. The unpadded size goes under
-    `unpadded_vocab_size`, which transformers keeps without using.
+    `vocab_size` is the number of embedding rows there. The unpadded size goes under
+    `unpadded_vocab_size`, which transformers keeps without using. The name stays out: it says
+    where a model was found.
     """
     init = cfg.initializer_config
     raw: dict[str, Any] = {"architectures": ["MambaForCausalLM"], "model_type": "mamba"}

@@ -14,7 +14,12 @@ from pathlib import Path
 from mechtest.checkpoints.formats import SUPPORTED, detect_format
 from mechtest.checkpoints.hub import resolve_in_hub
 from mechtest.checkpoints.json_file import read_json
-from mechtest.checkpoints.weight_files import find_weights, list_directories, list_entries
+from mechtest.checkpoints.weight_files import (
+    TOKENIZER_FILES,
+    find_weights,
+    list_directories,
+    list_entries,
+)
 from mechtest.errors import (
     CheckpointNotFoundError,
     ConfigError,
@@ -24,17 +29,6 @@ from mechtest.errors import (
 )
 
 __all__ = ["CheckpointFiles", "locate", "read_json"]
-
-_TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-)
 
 
 @dataclass(frozen=True)
@@ -130,7 +124,7 @@ def _inspect(
         config_path=config_path,
         weight_files=weight_files,
         index_path=index_path,
-        tokenizer_files=tuple(directory / n for n in _TOKENIZER if (directory / n).is_file()),
+        tokenizer_files=tuple(directory / n for n in TOKENIZER_FILES if (directory / n).is_file()),
         source=source,
         repo=repo,
         revision=revision,

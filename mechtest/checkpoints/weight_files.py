@@ -1,18 +1,45 @@
-"""Which files of a directory hold its weights?"""
+"""Which files of a directory are a checkpoint's, and which of them hold the weights?"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from mechtest.checkpoints.json_file import read_json
 from mechtest.errors import CheckpointFormatError, CheckpointNotFoundError
 
-__all__ = ["find_weights", "list_directories", "list_entries"]
+__all__ = [
+    "TOKENIZER_FILES",
+    "belongs_to_checkpoint",
+    "find_weights",
+    "list_directories",
+    "list_entries",
+]
 
 _WEIGHTS = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
+_OWN = re.compile(
+    r"config\.json|generation_config\.json|params\.json|README\.md|chat_template\.jinja"
+    r"|(model|pytorch_model)[\w.-]*\.(safetensors|bin|index\.json)"
+)
+
+
+def belongs_to_checkpoint(path: Path) -> bool:
+    """Tell whether an entry of a directory is a file such as checkpoints consist of."""
+    known = path.name in TOKENIZER_FILES or _OWN.fullmatch(path.name) is not None
+    return known and path.is_file()
 
 
 def find_weights(directory: Path) -> tuple[tuple[Path, ...], Path | None]:

@@ -25,8 +25,12 @@ from mechtest.errors import CheckpointFormatError, UnsafeCheckpointError, closes
 __all__ = ["load_weights"]
 
 
-def load_weights(files: CheckpointFiles) -> dict[str, torch.Tensor]:
+def load_weights(files: CheckpointFiles, *, check_finite: bool = True) -> dict[str, torch.Tensor]:
     """Load every tensor of a located checkpoint, on the CPU, in the dtype of the file.
+
+    Args:
+        files: What `locate` found.
+        check_finite: Look for NaN and infinity, which reads every page of the file.
 
     Raises:
         CheckpointFormatError: A file is truncated, corrupt, empty or missing, an index and its
@@ -45,7 +49,7 @@ def load_weights(files: CheckpointFiles) -> dict[str, torch.Tensor]:
             state[name], origin[name] = tensor, path
     if files.index_path is not None:
         _check_index(files.index_path, {name: path.name for name, path in origin.items()})
-    for name, tensor in state.items():
+    for name, tensor in state.items() if check_finite else ():
         _check_finite(name, tensor, origin[name])
     return state
 
