@@ -88,7 +88,7 @@ def canonical(name: str) -> str:
         return f"blocks.{module['layer']}.{rest}" if rest else name
     if block := _BLOCK.fullmatch(name):
         stem, dot, suffix = block["rest"].rpartition(".")
-        if dot and (suffix.isdigit() or suffix == "*") and stem in _BLOCK_ALIASES:
+        if dot and (suffix.isdecimal() or suffix == "*") and stem in _BLOCK_ALIASES:
             return f"blocks.{block['layer']}.{_BLOCK_ALIASES[stem]}.{suffix}"
         if block["rest"] in _BLOCK_ALIASES:
             return f"blocks.{block['layer']}.{_BLOCK_ALIASES[block['rest']]}"

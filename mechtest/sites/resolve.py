@@ -14,7 +14,7 @@ from mechtest.sites.table import BLOCK_HOOKS, MAMBA1_HOOKS, MODEL_HOOKS, HookSpe
 NameFilter = str | Iterable[str] | Callable[[str], bool] | None
 """What `names_filter=` takes: a name or pattern, several of them, a predicate, or None for all."""
 
-_POSITIONAL = re.compile(r"(?P<stem>.+\.(?:hook_h|hook_conv_state))\.\*")
+_POSITIONAL = re.compile(r"(?P<stem>.+\.(?:hook_h|hook_conv_state))\.(?P<index>\*|\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,10 @@ class SiteResolver:
         base, at, where = name.partition("@")
         if "*" not in base and "?" not in base:
             return (self.site(name),)
-        pattern = canonical(base)
+        pattern, index = canonical(base), ""
         if positional := _POSITIONAL.fullmatch(pattern):
             pattern = positional["stem"]
+            index = "" if positional["index"] == "*" else f".{positional['index']}"
         # A second view of other hooks is meant only when it is named: a function put on both
         # would be applied twice.
         candidates = self.static_names(fused="mixer." in pattern)
@@ -70,7 +71,7 @@ class SiteResolver:
         found = [known for known in candidates if fnmatch.fnmatchcase(known, pattern)]
         if not found:
             raise unknown_site(name, pattern, self.n_layers)
-        suffix = at + where
+        suffix = index + at + where
         return tuple(self.site(known + suffix) for known in found)
 
     def targets(self, name: str, n_pos: int) -> tuple[HookTarget, ...]:

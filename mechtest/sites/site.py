@@ -55,7 +55,7 @@ class Site:
         hook = block["rest"] if block else name
         stem, _, suffix = hook.rpartition(".")
         spec = HOOKS_BY_NAME.get(stem)
-        if spec is not None and spec.per_position and suffix.isdigit():
+        if spec is not None and spec.per_position and suffix.isdecimal():
             if not position.everywhere:
                 raise PositionError(
                     f"{text!r} names its position twice",
