@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor
 
 from mechtest.errors import ShapeError
@@ -19,16 +18,16 @@ class AnswerIds:
     """Answer and foil token ids, one row a prompt; rows with fewer ids end in -1.
 
     Attributes:
-        answer_ids: Right next tokens.
-        foil_ids: Wrong ones to compare with.
+        answer_ids: Right next tokens, int64 "prompt answer".
+        foil_ids: Wrong ones to compare with, int64 "prompt foil".
         ids: Names of the prompts, for messages; empty where nobody named them.
 
     Raises:
         ShapeError: The two do not have one row a prompt each, or a row holds no id at all.
     """
 
-    answer_ids: Int64[Tensor, "prompt answer"]
-    foil_ids: Int64[Tensor, "prompt foil"]
+    answer_ids: Tensor
+    foil_ids: Tensor
     ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -39,8 +38,11 @@ class AnswerIds:
                     given=f"{name}: {tensor.dtype} {tuple(tensor.shape)}",
                     expected='int64 "prompt answer", -1 after the last id of a row',
                 )
-            if bool((tensor == NO_TOKEN).all(1).any()):
-                row = int((tensor == NO_TOKEN).all(1).nonzero()[0])
+            if tensor.is_meta:  # shapes without values: nothing more to see
+                continue
+            empty = (tensor == NO_TOKEN).all(1)
+            if bool(empty.any()):
+                row = int(empty.nonzero()[0])
                 raise ShapeError(f"prompt {row} has no token id in {name}", given=tensor[row])
         if len(self.answer_ids) != len(self.foil_ids):
             raise ShapeError(

@@ -112,8 +112,10 @@ class EncodedPairs:
             )
         return columns
 
-    def __getitem__(self, index: slice | Sequence[int] | Tensor) -> "EncodedPairs":
-        """Return some of the prompts, with all columns; an index tensor may be ints or bools."""
+    def __getitem__(
+        self, index: int | slice | Sequence[int] | np.ndarray | Tensor
+    ) -> "EncodedPairs":
+        """Return some of the prompts, with all columns; an array of ints or a mask picks."""
         if isinstance(index, int):
             raise ShapeError(
                 "one prompt of a batch is taken by a slice, so that the axes stay",

@@ -70,13 +70,13 @@ class Metric(Protocol):
 
     def __call__(
         self,
-        logits: Float[Tensor, "prompt pos d_vocab"] | Float[Tensor, "prompt d_vocab"],
+        logits: Tensor,
         encoded: EncodedPairs | AnswerIds,
         *,
         position: int | Tensor | None = None,
         reference: Tensor | None = None,
     ) -> PerPrompt:
-        """Return one value a prompt."""
+        """Return one value a prompt from logits "prompt pos d_vocab" or "prompt d_vocab"."""
         ...
 
 
@@ -103,22 +103,20 @@ class NamedMetric:
 
     def __call__(
         self,
-        logits: Float[Tensor, "prompt pos d_vocab"] | Float[Tensor, "prompt d_vocab"],
+        logits: Tensor,
         encoded: EncodedPairs | AnswerIds,
         *,
         position: int | Tensor | None = None,
-        reference: Float[Tensor, "prompt pos d_vocab"]
-        | Float[Tensor, "prompt d_vocab"]
-        | None = None,
+        reference: Tensor | None = None,
     ) -> PerPrompt:
         """Measure one value a prompt.
 
         Args:
-            logits: Of the run to judge.
+            logits: Of the run to judge, float "prompt pos d_vocab" or "prompt d_vocab".
             encoded: The encoded prompts, or just their answers.
             position: Where to read, an index or one index a prompt (`encoded.positions(role)`);
                 None is the last position. Only for logits that have positions.
-            reference: Logits of the run to compare with, for metrics that need one.
+            reference: Logits of the run to compare with, shaped alike, for metrics that need one.
 
         Returns:
             Values in the metric's unit; float64 for float64 logits, else float32.

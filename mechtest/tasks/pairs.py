@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import ClassVar, Self, overload
+from typing import ClassVar, TypeVar, overload
 
 import torch
 
@@ -25,6 +25,10 @@ from mechtest.tasks.token_checks import token_findings
 from mechtest.tasks.tokens import PairTokenizer, PairTokens, Tokenizer
 
 __all__ = ["ConfirmationPairs", "DiscoveryPairs", "PromptPairs"]
+
+
+# Not typing.Self: the shape checker of the tests decorates methods one by one and refuses it.
+Kind = TypeVar("Kind", bound="PromptPairs")
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,8 @@ class PromptPairs:
     @overload
     def __getitem__(self, index: int) -> PromptPair: ...
     @overload
-    def __getitem__(self, index: slice) -> Self: ...
-    def __getitem__(self, index: int | slice) -> PromptPair | Self:
+    def __getitem__(self: Kind, index: slice) -> Kind: ...
+    def __getitem__(self: Kind, index: int | slice) -> PromptPair | Kind:  # noqa: PYI019
         """Return one pair, or the pairs of a slice as a collection of the same kind."""
         if isinstance(index, slice):
             return replace(self, rows=self.rows[index])
@@ -105,20 +109,20 @@ class PromptPairs:
         """Template names in the order of their first row."""
         return tuple(dict.fromkeys(pair.template for pair in self.rows))
 
-    def by_template(self) -> dict[str, Self]:
+    def by_template(self: Kind) -> dict[str, Kind]:  # noqa: PYI019
         """Return the rows of each template, as collections of the same kind."""
         groups: dict[str, list[PromptPair]] = {name: [] for name in self.templates}
         for pair in self.rows:
             groups[pair.template].append(pair)
         return {name: replace(self, rows=tuple(rows)) for name, rows in groups.items()}
 
-    def filter(
-        self,
+    def filter(  # noqa: PYI019
+        self: Kind,
         keep: Callable[[PromptPair], bool] | None = None,
         *,
         template: str | Iterable[str] | None = None,
         behaviour: str | Iterable[str] | None = None,
-    ) -> Self:
+    ) -> Kind:
         """Return the rows that meet every condition given, as a collection of the same kind.
 
         Args:
@@ -140,7 +144,7 @@ class PromptPairs:
             rows = tuple(pair for pair in rows if keep(pair))
         return replace(self, rows=rows)
 
-    def deduplicated(self) -> Self:
+    def deduplicated(self: Kind) -> Kind:  # noqa: PYI019
         """Return the first of all rows that have the same prompts, answers and foils."""
         first: dict[tuple[object, ...], PromptPair] = {}
         for pair in self.rows:
@@ -200,7 +204,7 @@ class PromptPairs:
 
     def encode(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         device: torch.device | str = "cpu",
         *,
         prepend_bos: bool = False,
@@ -217,6 +221,7 @@ class PromptPairs:
                 `validate(tokenizer)`, told together. Warnings do not stop it; `validate` and
                 `explain` show them.
             PaddingError: Lengths differ and there is no token to pad with.
+            TokenizerMissingError: The model has no tokenizer.
         """
         if not self.rows:
             raise PromptError(f"{self.source}: there are no prompts to encode", given=repr(self))

@@ -13,7 +13,7 @@ SHOWN = 5
 
 
 def read_position(
-    logits: Float[Tensor, "prompt pos d_vocab"] | Float[Tensor, "prompt d_vocab"],
+    logits: Tensor,
     answers: AnswerIds,
     position: int | Tensor | None,
     vocabulary: int | None,
@@ -22,7 +22,7 @@ def read_position(
     """Return the logits of one position of every prompt, checked.
 
     Args:
-        logits: With or without a position axis.
+        logits: Float "prompt pos d_vocab" or "prompt d_vocab"; this is where that is checked.
         answers: Tells how many prompts there should be, and their names.
         position: An index, one index a prompt, or None for the last.
         vocabulary: Number of leading logits to keep, None for all.

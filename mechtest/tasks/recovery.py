@@ -1,7 +1,6 @@
 """What share of the behaviour does a patched run show, between corrupted (0) and clean (1)?"""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -15,11 +14,11 @@ SHOWN = 5
 
 
 def normalized_logit_difference(
-    patched: Float[Tensor, " prompt"],
-    clean: Float[Tensor, " prompt"],
-    corrupted: Float[Tensor, " prompt"],
+    patched: Tensor,
+    clean: Tensor,
+    corrupted: Tensor,
     *,
-    over: Literal["prompt", "mean"] = "prompt",
+    over: str = "prompt",
     smallest_gap: float = 1e-3,
     ids: Sequence[str] = (),
 ) -> Float[Tensor, " prompt"] | Float[Tensor, ""]:
@@ -30,7 +29,7 @@ def normalized_logit_difference(
     each prompt is for looking at.
 
     Args:
-        patched: Metric (usually `logit_difference`) of the patched run.
+        patched: Metric (usually `logit_difference`) of the patched run, float "prompt".
         clean: The same metric on the clean prompts.
         corrupted: The same on the corrupted prompts.
         over: `"prompt"` gives one ratio a prompt, `"mean"` the ratio of means over prompts.

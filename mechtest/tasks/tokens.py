@@ -7,7 +7,7 @@ one in front only where `prepend_bos=True` asks for it, and positions then count
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from mechtest.errors import TokenizerMissingError
 from mechtest.tasks.pair import PromptPair
@@ -18,6 +18,7 @@ __all__ = ["AnswerToken", "PairTokenizer", "PairTokens", "Tokenizer", "special_i
 LONGEST_WORD = 24
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What is used of a Hugging Face fast tokenizer; the special ids may be absent or None."""
 
@@ -83,11 +84,11 @@ class PairTokenizer:
         prepend_bos: Put the bos token in front where the tokenizer does not do it itself.
 
     Raises:
-        TokenizerMissingError: `tokenizer` is None or not callable, or has no bos token to prepend.
+        TokenizerMissingError: `tokenizer` is None or none of these, or has no bos token to prepend.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, prepend_bos: bool = False) -> None:
-        if not callable(tokenizer) or not hasattr(tokenizer, "decode"):
+    def __init__(self, tokenizer: object, *, prepend_bos: bool = False) -> None:
+        if not isinstance(tokenizer, Tokenizer):
             raise TokenizerMissingError(
                 "prompts cannot become tokens without a tokenizer",
                 given=f"{tokenizer!r} ({type(tokenizer).__name__})",

@@ -18,9 +18,9 @@ from mechtest.tasks import (
     PromptPairs,
     side_of,
 )
-from tests.tasks.wordlevel import good_rows, ioi_row, tokenizer
+from tests.tasks.wordlevel import CALM, good_rows, ioi_row, tokenizer
 
-names = st.lists(st.text(min_size=1), min_size=1, max_size=20, unique=True)
+names = st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=8, unique=True)
 
 
 def of_templates(templates):
@@ -32,6 +32,7 @@ def pairs():
     return PromptPairs.from_rows(good_rows())
 
 
+@CALM
 @given(template=st.text(), salt=st.text())
 def test_the_side_is_the_lowest_bit_of_the_hash_of_salt_and_template(template, salt):
     """The rule is written out here again, because reports depend on it for good."""
@@ -51,6 +52,7 @@ def test_the_split_of_known_templates_never_changes():
     assert {name: side_of(name) for name in sides} == sides
 
 
+@CALM
 @given(templates=names, more=names, seed=st.randoms(use_true_random=False))
 def test_the_split_is_stable_under_addition_and_order(templates, more, seed):
     """New templates and another order move nothing from one half to the other."""
@@ -63,6 +65,7 @@ def test_the_split_is_stable_under_addition_and_order(templates, more, seed):
     assert set(after.discovery.templates) == {t for t in larger if side_of(t) == "discovery"}
 
 
+@CALM
 @given(templates=names, salt=st.text(max_size=5))
 def test_the_halves_are_disjoint_and_complete(templates, salt):
     """Every row is in exactly one half, in the order of the whole."""
@@ -88,7 +91,7 @@ def test_the_halves_have_types_of_their_own(pairs):
 
 
 def test_no_public_class_can_be_taken_for_a_test():
-    """pytest collects imported classes whose names begin with Test, and then complains."""
+    """Collectors take imported classes whose names begin with Test for tests."""
     import mechtest.tasks
 
     assert not [name for name in mechtest.tasks.__all__ if name.startswith("Test")]
@@ -153,6 +156,7 @@ def test_collections_travel_between_processes(pairs):
     assert pickle.loads(pickle.dumps(pairs.test)) == pairs.test
 
 
+@CALM
 @given(order=st.permutations(range(8)))
 def test_the_digest_is_of_the_content_not_the_order(order):
     rows = good_rows()

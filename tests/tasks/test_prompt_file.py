@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from mechtest.errors import PromptError
 from mechtest.tasks import PromptPair, PromptPairs
-from tests.tasks.wordlevel import good_rows, ioi_row
+from tests.tasks.wordlevel import CALM, good_rows, ioi_row
 
 texts = st.text(min_size=1, max_size=12)
-pairs = st.builds(
-    PromptPair,
+fields = st.builds(
+    dict,
     id=texts,
     clean=texts,
     corrupted=texts,
@@ -27,7 +27,7 @@ pairs = st.builds(
     seed=st.none() | st.integers(),
     behaviour=st.none() | texts,
 )
-collections = st.lists(pairs, min_size=1, max_size=6, unique_by=lambda pair: pair.id)
+collections = st.lists(fields, min_size=1, max_size=6, unique_by=lambda row: row["id"])
 
 
 @pytest.fixture
@@ -43,11 +43,14 @@ def write(tmp_path):
     return write_lines
 
 
+@CALM
 @given(rows=collections)
 def test_writing_and_reading_gives_back_equal_pairs(rows, tmp_path_factory):
     """Any text JSON can hold, line separators and quotes included, comes back as it was."""
     path = tmp_path_factory.mktemp("trip") / "p.jsonl"
-    before = PromptPairs.from_rows(rows)
+    # Built here, not in the strategy: shape checks draw random numbers, which strategies must not.
+    before = PromptPairs(tuple(PromptPair(**row) for row in rows))
+    assert PromptPairs.from_rows(before) == before
     before.to_jsonl(path)
     after = PromptPairs.from_jsonl(path)
     assert after == before
@@ -99,7 +102,7 @@ def test_a_key_that_stands_twice_is_refused(write):
 
 @pytest.mark.parametrize("content", ["", "\n \n"])
 def test_an_empty_file_is_refused(write, content):
-    with pytest.raises(PromptError, match="prompts.jsonl holds no prompts"):
+    with pytest.raises(PromptError, match=r"prompts.jsonl holds no prompts"):
         PromptPairs.from_jsonl(write(content))
 
 
@@ -111,7 +114,7 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_file_that_is_not_utf8_is_named(tmp_path):
     path = tmp_path / "latin.jsonl"
     path.write_bytes(b'{"clean": "caf\xe9"}')
-    with pytest.raises(PromptError, match="not UTF-8 text: .* at byte 14"):
+    with pytest.raises(PromptError, match=r"not UTF-8 text: .* at byte 14"):
         PromptPairs.from_jsonl(path)
 
 
