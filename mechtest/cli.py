@@ -1,0 +1,62 @@
+"""What can be asked of mechtest from a shell?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import mechtest
+from mechtest.errors import MechtestError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status (2 for wrong input).
+
+    Args:
+        argv: Arguments, default those of the process.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except MechtestError as error:
+        print(f"mechtest: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `mechtest sites MODEL | head`
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mechtest", description="Circuit claims about Mamba models, checked by pytest."
+    )
+    parser.add_argument("--version", action="version", version=f"mechtest {mechtest.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    sites = commands.add_parser("sites", help="list every place of a model that can be hooked")
+    sites.add_argument("model", help="directory or hub name of a checkpoint")
+    sites.add_argument("--revision", help="branch, tag or commit on the hub")
+    sites.add_argument("--subfolder", help="directory inside the repository")
+    sites.add_argument("--aliases", action="store_true", help="also list other accepted names")
+    sites.set_defaults(run=_sites)
+    return parser
+
+
+def _sites(args: argparse.Namespace) -> int:
+    # The listing needs shapes, not weights: the configuration alone is read.
+    from mechtest.checkpoints.formats import read_config
+    from mechtest.checkpoints.locate import locate, read_json
+    from mechtest.sites.listing import site_table
+
+    files = locate(args.model, revision=args.revision, subfolder=args.subfolder)
+    cfg = read_config(read_json(files.config_path), str(files.config_path))
+    sizes = {
+        "d_model": cfg.d_model,
+        "d_inner": cfg.E,
+        "d_state": cfg.N,
+        "dt_rank": cfg.R,
+        "d_conv": cfg.d_conv,
+        "d_vocab": cfg.d_vocab,
+    }
+    print(site_table(args.model, cfg.n_layer, sizes, aliases=args.aliases))
+    return 0

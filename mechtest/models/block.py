@@ -1,0 +1,224 @@
+"""What does one Mamba-1 block compute, and where can one look in?
+
+Each line of `forward` is one line of the computation graph with its hook, in MambaLens's order.
+The fused projections stay whole, as the files have them, so that weights can be shared between
+processes; the split weights MambaLens users know are views.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import nn
+
+from mechtest.checkpoints import MambaCfg
+from mechtest.kernels import causal_conv, choose_scan, discretize, selective_scan, window_after
+from mechtest.models.hook_points import HookPoint, PositionHooks
+from mechtest.models.layers import LinearView, MambaMixer, RMSNorm, at_least_float32
+from mechtest.models.state import RecurrentState
+from mechtest.sites.table import BLOCK_HOOKS
+
+
+class MambaBlock(nn.Module):
+    """One layer: norm, mixer, and the addition to the residual stream.
+
+    Args:
+        cfg: Shapes and constants.
+        layer: Index of this block, for hook names.
+
+    Attributes:
+        last_scan: Name of the scan path the last forward pass took.
+    """
+
+    def __init__(self, cfg: MambaCfg, layer: int) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.layer = layer
+        self.norm = RMSNorm(cfg.d_model, cfg.norm_eps)
+        self.mixer = MambaMixer(cfg)
+        self.last_scan = ""
+        self.hooks: dict[str, HookPoint | PositionHooks] = {}
+        for spec in BLOCK_HOOKS:
+            name = f"blocks.{layer}.{spec.name}"
+            point = PositionHooks(name) if spec.per_position else HookPoint(name)
+            self.hooks[spec.name] = point
+            if "." not in spec.name:
+                setattr(self, spec.name, point)
+
+    def _pass(self, hook: str, value: torch.Tensor) -> torch.Tensor:
+        point = self.hooks[hook]
+        assert isinstance(point, HookPoint)
+        return point(value)
+
+    def _pass_at(self, hook: str, position: int, value: torch.Tensor) -> torch.Tensor:
+        point = self.hooks[hook]
+        assert isinstance(point, PositionHooks)
+        return point(position, value)
+
+    def forward(
+        self,
+        resid: Float[torch.Tensor, "batch pos d_model"],
+        *,
+        mask: Bool[torch.Tensor, "batch pos"] | None = None,
+        state: RecurrentState | None = None,
+        fast_ssm: bool | None = None,
+    ) -> tuple[Float[torch.Tensor, "batch pos d_model"], RecurrentState]:
+        """Run the block.
+
+        Args:
+            resid: Residual stream entering the block.
+            mask: False at padding; those rows reach neither the window nor the state.
+            state: State to start from (zeros when None).
+            fast_ssm: See `kernels.dispatch.choose_scan`.
+
+        Returns:
+            (residual stream leaving the block, state after the last position).
+        """
+        resid = self._pass("hook_resid_pre", resid)
+        layer_input = self._pass("hook_layer_input", resid)
+        normed = self._pass("hook_normalized_input", self.norm(layer_input))
+        normed = normed.to(self.mixer.in_proj.weight.dtype)
+
+        fused = self._pass("mixer.in_proj.hook_out", self.mixer.in_proj(normed))
+        # Contiguous, because elementwise functions round differently on strided views: a hook that
+        # returns a copy would otherwise change the last bit.
+        inner, gate = (half.contiguous() for half in fused.chunk(2, dim=-1))
+        skip = self._pass("hook_skip", gate)
+        inner = _masked(self._pass("hook_in_proj", inner), mask)
+
+        conv, window = self._convolve(inner, None if state is None else state.conv)
+        # Masked after the hooks: an edit at padding must not reach the window or the state.
+        x = F.silu(self._pass("hook_conv", conv))
+        x = _masked(self._pass("hook_ssm_input", x), mask)
+
+        y, h = self._recur(x, None if state is None else state.h, fast_ssm)
+        ssm_output = self._pass("hook_ssm_output", y + x * self.mixer.D.to(y.dtype))
+        after_skip = self._pass("hook_after_skip", ssm_output * F.silu(skip))
+        out = self._pass("hook_out_proj", self.mixer.out_proj(after_skip.to(normed.dtype)))
+        resid = self._pass("hook_resid_post", resid + out)
+        return resid, RecurrentState(h, window)
+
+    def _convolve(
+        self, rows: torch.Tensor, window: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Convolve, cutting the prompt where somebody listens to the window."""
+        if window is None:
+            window = rows.new_zeros(rows.shape[0], self.cfg.d_conv - 1, rows.shape[2])
+        weight, bias = self.mixer.conv1d.weight, self.mixer.conv1d.bias
+        n_pos = rows.shape[1]
+        windows = self.hooks["hook_conv_state"]
+        assert isinstance(windows, PositionHooks)
+        pieces, start = [], 0
+        for position in [*windows.active(n_pos), n_pos - 1]:
+            piece = rows[:, start : position + 1]
+            if piece.shape[1]:  # the last position may be a cut itself
+                pieces.append(causal_conv(piece, weight, bias, window))
+                window = self._pass_at("hook_conv_state", position, window_after(window, piece))
+            start = position + 1
+        return torch.cat(pieces, dim=1), window
+
+    def _recur(
+        self, x: torch.Tensor, h_start: torch.Tensor | None, fast_ssm: bool | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Derive the step's parameters from x and run the scan."""
+        compute = at_least_float32(x.dtype)
+        rank, n_state = self.cfg.R, self.cfg.N
+        A = self._pass("hook_A", -torch.exp(self.mixer.A_log.to(compute)))
+        fused = self._pass("mixer.x_proj.hook_out", self.mixer.x_proj(x))
+        parts = fused.split([rank, n_state, n_state], dim=-1)
+        low_rank, into, out_of = (part.contiguous() for part in parts)
+        delta_1 = self._pass("hook_delta_1", low_rank)
+        delta_2 = self._pass("hook_delta_2", self.mixer.dt_proj(delta_1))
+        B = self._pass("hook_B", into).to(compute)
+        C = self._pass("hook_C", out_of).to(compute)
+        delta = self._pass("hook_delta", F.softplus(delta_2.to(compute)))
+
+        path = choose_scan(self._listened(), x.device.type, fast_ssm)
+        self.last_scan = path.name
+        decays = writes = None
+        if path.materializes:
+            decays, into_state = discretize(delta, A, B)
+            decays = self._pass("hook_A_bar", decays)
+            into_state = self._pass("hook_B_bar", into_state)
+            writes = into_state * x.to(compute).unsqueeze(-1)
+            writes = self._pass("hook_ssm_write", writes)
+        if h_start is None:
+            h_start = x.new_zeros(x.shape[0], x.shape[2], n_state, dtype=compute)
+        y, h = selective_scan(
+            x.to(compute),
+            delta,
+            A,
+            B,
+            C,
+            self._pass("hook_h_start", h_start.to(compute)),
+            decays=decays,
+            writes=writes,
+            on_state=lambda position, h: self._pass_at("hook_h", position, h),
+        )
+        return self._pass("hook_y", y), h
+
+    def _listened(self) -> frozenset[str]:
+        return frozenset(name for name, point in self.hooks.items() if point.has_hooks)
+
+    # --- weights under their MambaLens names: views, no copies -----------------------------------
+
+    @property
+    def in_proj(self) -> LinearView:
+        """Projection to the convolution's input, [d_inner, d_model]."""
+        return self._rows(self.mixer.in_proj, 0, self.cfg.E)
+
+    @property
+    def skip_proj(self) -> LinearView:
+        """Projection to the gate, [d_inner, d_model]."""
+        return self._rows(self.mixer.in_proj, self.cfg.E, 2 * self.cfg.E)
+
+    @property
+    def conv1d(self) -> nn.Conv1d:
+        """Taps [d_inner, 1, d_conv] and bias."""
+        return self.mixer.conv1d
+
+    @property
+    def W_delta_1(self) -> LinearView:
+        """Low-rank step-size projection, [dt_rank, d_inner]."""
+        return self._rows(self.mixer.x_proj, 0, self.cfg.R)
+
+    @property
+    def W_delta_2(self) -> nn.Linear:
+        """Projection from dt_rank to d_inner, with bias."""
+        return self.mixer.dt_proj
+
+    @property
+    def W_B(self) -> LinearView:
+        """Input-matrix projection, [d_state, d_inner]."""
+        return self._rows(self.mixer.x_proj, self.cfg.R, self.cfg.R + self.cfg.N)
+
+    @property
+    def W_C(self) -> LinearView:
+        """Output-matrix projection, [d_state, d_inner]."""
+        first = self.cfg.R + self.cfg.N
+        return self._rows(self.mixer.x_proj, first, first + self.cfg.N)
+
+    @property
+    def A_log(self) -> nn.Parameter:
+        """Logarithm of the negated decay, [d_inner, d_state]."""
+        return self.mixer.A_log
+
+    @property
+    def W_D(self) -> nn.Parameter:
+        """Weight of the direct path, [d_inner]."""
+        return self.mixer.D
+
+    @property
+    def out_proj(self) -> nn.Linear:
+        """Projection back to the residual stream, [d_model, d_inner]."""
+        return self.mixer.out_proj
+
+    @staticmethod
+    def _rows(linear: nn.Linear, start: int, stop: int) -> LinearView:
+        bias = None if linear.bias is None else linear.bias[start:stop]
+        return LinearView(linear.weight[start:stop], bias)
+
+
+def _masked(rows: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    return rows if mask is None else rows * mask.unsqueeze(-1).to(rows.dtype)
