@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 def _sites(args: argparse.Namespace) -> int:
     # The listing needs shapes, not weights: the configuration alone is read.
     from mechtest.checkpoints.formats import read_config
-    from mechtest.checkpoints.locate import locate, read_json
+    from mechtest.checkpoints.location import locate, read_json
     from mechtest.sites.listing import site_table
 
     files = locate(args.model, revision=args.revision, subfolder=args.subfolder)

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from mechtest.checkpoints.formats import detect_format as detect_format
     from mechtest.checkpoints.load import LoadedCheckpoint as LoadedCheckpoint
     from mechtest.checkpoints.load import read_checkpoint as read_checkpoint
-    from mechtest.checkpoints.locate import CheckpointFiles as CheckpointFiles
-    from mechtest.checkpoints.locate import locate as locate
+    from mechtest.checkpoints.location import CheckpointFiles as CheckpointFiles
+    from mechtest.checkpoints.location import locate as locate
     from mechtest.checkpoints.save import save_hf as save_hf
     from mechtest.checkpoints.save import save_original as save_original
     from mechtest.checkpoints.weights import load_weights as load_weights
@@ -72,7 +72,7 @@ _MODULES = {
         "detect_format",
     ),
     "load": ("LoadedCheckpoint", "read_checkpoint"),
-    "locate": ("CheckpointFiles", "locate"),
+    "location": ("CheckpointFiles", "locate"),
     "save": ("save_hf", "save_original"),
     "weights": ("load_weights",),
 }

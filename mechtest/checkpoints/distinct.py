@@ -11,7 +11,7 @@ from mechtest.checkpoints.conversion import to_native
 from mechtest.checkpoints.fingerprint import digest_weights
 from mechtest.checkpoints.formats import read_config
 from mechtest.checkpoints.json_file import read_json
-from mechtest.checkpoints.locate import locate
+from mechtest.checkpoints.location import locate
 from mechtest.checkpoints.manifest import CheckpointSource
 from mechtest.checkpoints.weights import load_weights
 

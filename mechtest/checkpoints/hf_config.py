@@ -28,7 +28,6 @@ _HF_FIELDS: dict[str, tuple[str, Any]] = {
 }
 _HF_INIT_FIELDS: dict[str, tuple[str, Any]] = {
     "initializer_range": ("initializer_range", 0.1),
-    "rescale_prenorm_residual": ("rescale_prenorm_residual", False),
     "dt_init": ("time_step_init_scheme", "random"),
     "dt_scale": ("time_step_scale", 1.0),
     "dt_min": ("time_step_min", 0.001),
@@ -36,6 +35,9 @@ _HF_INIT_FIELDS: dict[str, tuple[str, Any]] = {
     "dt_init_floor": ("time_step_floor", 1e-4),
 }
 _HF_VOCAB = 50280
+# With `rescale_prenorm_residual` true, transformers 5.23 divides the out_proj weights it has just
+# loaded by sqrt(n_layer). So the file always says false, and the truth goes under another name.
+_RESCALED = "initially_rescaled_prenorm_residual"
 
 
 def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> MambaCfg:
@@ -65,7 +67,13 @@ def config_from_hf(raw: Mapping[str, Any], source: str = "config.json") -> Mamba
             "pad_vocab_size_multiple": raw.get("pad_vocab_size_multiple", 1),
             "fused_add_norm": raw.get("fused_add_norm", True),
         },
-        init | {"n_residuals_per_layer": raw.get("n_residuals_per_layer", 1)},
+        init
+        | {
+            "rescale_prenorm_residual": raw.get(
+                _RESCALED, raw.get("rescale_prenorm_residual", False)
+            ),
+            "n_residuals_per_layer": raw.get("n_residuals_per_layer", 1),
+        },
         source,
     )
 
@@ -87,11 +95,13 @@ def config_to_hf(cfg: MambaCfg) -> dict[str, Any]:
         "hidden_act": "silu",
         "vocab_size": cfg.d_vocab,
         "use_cache": True,
+        "rescale_prenorm_residual": False,
         "dtype": cfg.dtype,
     }
     kept = {
         "pad_vocab_size_multiple": (cfg.pad_vocab_size_multiple, 1),
         "unpadded_vocab_size": (cfg.vocab_size, cfg.d_vocab),
+        _RESCALED: (init.rescale_prenorm_residual, False),
         "n_residuals_per_layer": (init.n_residuals_per_layer, 1),
         "fused_add_norm": (cfg.fused_add_norm, True),
     }

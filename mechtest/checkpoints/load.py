@@ -11,7 +11,7 @@ from mechtest.checkpoints.config import MambaCfg
 from mechtest.checkpoints.conversion import to_native
 from mechtest.checkpoints.fingerprint import Fingerprint, digest_files, digest_weights
 from mechtest.checkpoints.formats import read_config
-from mechtest.checkpoints.locate import CheckpointFiles, locate, read_json
+from mechtest.checkpoints.location import CheckpointFiles, locate, read_json
 from mechtest.checkpoints.parameters import fit_vocab
 from mechtest.checkpoints.weights import load_weights
 from mechtest.errors import WeightMismatchError

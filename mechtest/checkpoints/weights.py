@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import pickletools
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from mechtest.checkpoints.locate import CheckpointFiles
+from mechtest.checkpoints.location import CheckpointFiles
 from mechtest.errors import CheckpointFormatError, UnsafeCheckpointError, closest_names
 
 __all__ = ["load_weights"]
@@ -101,10 +104,12 @@ def _unpickle(path: Path) -> Any:
         with path.open("rb") as file:
             # Only the zip format can be mapped; files from before torch 1.6 are read whole.
             is_zip = file.read(4) == b"PK\x03\x04"
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings():
+            # torch warns of newer pickle protocols; what it cannot read of them it refuses.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
-        text = str(error)
-        if any(word in text for word in ("GLOBAL", "global", "Unsupported class", "REDUCE")):
+        if _wants_code(path, str(error)):
             raise UnsafeCheckpointError(
                 f"{path.name} holds more than tensors; it was refused and nothing in it was run",
                 given=str(path),
@@ -116,10 +121,27 @@ def _unpickle(path: Path) -> Any:
         raise _unreadable(path, error) from error
 
 
+def _wants_code(path: Path, refusal: str) -> bool:
+    if any(word in refusal for word in ("GLOBAL", "global", "Unsupported class", "REDUCE")):
+        return True
+    if "Unsupported operand" not in refusal:
+        return False
+    # An instruction the restricted reader does not know: a plain pickle, or mere garbage.
+    # pickletools lists instructions without following any.
+    calls = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD"}
+    try:
+        with path.open("rb") as file:
+            return any(opcode.name in calls for opcode, _, _ in pickletools.genops(file))
+    except Exception:  # noqa: BLE001 - it raises whatever garbage makes it raise
+        return False
+
+
 def _unreadable(path: Path, error: Exception) -> CheckpointFormatError:
-    first_line = (str(error) or type(error).__name__).splitlines()[0]
+    # torch puts the cause last, after advice to switch the protection off, which is left out.
+    cause = re.search(r"WeightsUnpickler error: *([^\n]+)", str(error))
+    reason = cause[1] if cause else (str(error) or type(error).__name__).splitlines()[0]
     return CheckpointFormatError(
-        f"{path.name} is not a readable torch file: {first_line}",
+        f"{path.name} is not a readable torch file: {reason}",
         given=f"{path} ({path.stat().st_size} bytes)",
         next_step="compare its size and checksum with the source; it may be truncated",
     )
