@@ -57,10 +57,17 @@ def normalized_logit_difference(
         moved, gap = moved.mean(), gap.mean()
     elif over != "prompt":
         raise MetricError("unknown way to normalise", given=over, expected="'prompt' or 'mean'")
+    _refuse_small_gaps(gap, clean, corrupted, smallest_gap, ids)
+    return moved / gap
+
+
+def _refuse_small_gaps(
+    gap: Tensor, clean: Tensor, corrupted: Tensor, smallest_gap: float, ids: Sequence[str]
+) -> None:
     small = gap.abs() < smallest_gap
     if bool(small.any()):
         rows = small.reshape(-1).nonzero().flatten().tolist()
-        if over == "mean":
+        if gap.ndim == 0:
             given = f"mean clean {clean.mean().item():.4g}, corrupted {corrupted.mean().item():.4g}"
         else:
             given = ", ".join(
@@ -70,14 +77,13 @@ def normalized_logit_difference(
             ) + (", ..." if len(rows) > SHOWN else "")
         raise MetricError(
             "clean and corrupted runs hardly differ"
-            + (" on average" if over == "mean" else f" on {len(rows)} of {len(gap)} prompts")
+            + (" on average" if gap.ndim == 0 else f" on {len(rows)} of {len(gap)} prompts")
             + ": there is no behaviour to take a share of",
             given=given,
             expected=f"|clean - corrupted| of at least {smallest_gap:g}",
             next_step="check that the model does the task"
-            + ("" if over == "mean" else ", drop these prompts on purpose, or use over='mean'"),
+            + ("" if gap.ndim == 0 else ", drop these prompts on purpose, or use over='mean'"),
         )
-    return moved / gap
 
 
 def _check(named: dict[str, Tensor], ids: Sequence[str]) -> None:
