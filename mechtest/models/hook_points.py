@@ -52,18 +52,15 @@ class HookHandle:
             self._run(part, point)
             return value
         part = part.clone()
-        out = self._run(part, point)
-        if out is None:
-            out = part
-        else:
-            check_hook_output(out, part, point.name)
+        returned = self._run(part, point)
+        out = part if returned is None else checked_hook_output(returned, part, point.name)
         if self.index is None:
             return out
         edited = value.clone()
         edited[self.index] = out
         return edited
 
-    def _run(self, part: torch.Tensor, point: HookPoint) -> torch.Tensor | None:
+    def _run(self, part: torch.Tensor, point: HookPoint) -> object:
         return self.fn(part, hook=point) if self.by_keyword else self.fn(part, point)
 
 
@@ -225,8 +222,8 @@ class PositionHooks:
         return value if point is None else point(value)
 
 
-def check_hook_output(out: object, value: torch.Tensor, name: str) -> None:
-    """Raise HookOutputError unless `out` can stand where `value` stood."""
+def checked_hook_output(out: object, value: torch.Tensor, name: str) -> torch.Tensor:
+    """Return `out` if it can stand where `value` stood; raise HookOutputError otherwise."""
     if not isinstance(out, torch.Tensor):
         raise HookOutputError(
             f"the hook on {name} returned {type(out).__name__}",
@@ -241,6 +238,7 @@ def check_hook_output(out: object, value: torch.Tensor, name: str) -> None:
             expected=f"{tuple(value.shape)} {value.dtype} on {value.device}",
             next_step="prompts of different lengths? patch position by position, with equal shapes",
         )
+    return out
 
 
 def _takes_keyword_hook(fn: HookFunction) -> bool:

@@ -200,7 +200,7 @@ class Tokens:
         if isinstance(source, str):
             return [self.decode_one(i) for i in self.ids(source, prepend_bos=prepend_bos)]
         is_array = isinstance(source, (torch.Tensor, np.ndarray))
-        rows: Any = source.tolist() if is_array else list(source)  # type: ignore
+        rows: Any = source.tolist() if is_array else list(source)  # type: ignore[call-overload]
         if rows and isinstance(rows[0], str):
             return [self.to_str_tokens(text, prepend_bos=prepend_bos) for text in rows]
         if rows and isinstance(rows[0], list):

@@ -38,20 +38,20 @@ def test_constant_and_random_step_size_projections():
     assert torch.allclose(constant.blocks[0].W_delta_2.weight, torch.tensor(4**-0.5 * 2.0))
     random = fresh().blocks[0].W_delta_2.weight
     assert random.abs().max() <= 4**-0.5
-    assert random.std() == pytest.approx(4**-0.5 / math.sqrt(3), rel=0.15)
+    assert random.std().item() == pytest.approx(4**-0.5 / math.sqrt(3), rel=0.15)
 
 
 def test_residual_outputs_shrink_with_depth_unless_refused():
     scaled = fresh(n_layer=4).blocks[0].out_proj.weight.std()
     plain = fresh(n_layer=4, initializer_config=MambaInitCfg(rescale_prenorm_residual=False))
     two = fresh(n_layer=4, initializer_config=MambaInitCfg(n_residuals_per_layer=2))
-    assert scaled / plain.blocks[0].out_proj.weight.std() == pytest.approx(1 / 2, rel=1e-4)
-    assert two.blocks[0].out_proj.weight.std() / scaled == pytest.approx(2**-0.5, rel=1e-4)
+    assert (scaled / plain.blocks[0].out_proj.weight.std()).item() == pytest.approx(1 / 2, rel=1e-4)
+    assert (two.blocks[0].out_proj.weight.std() / scaled).item() == pytest.approx(2**-0.5, rel=1e-4)
 
 
 def test_embeddings_have_the_range_asked_for_and_the_head_is_tied_or_its_own():
     tied = fresh(initializer_config=MambaInitCfg(initializer_range=0.5))
-    assert tied.embedding.weight.std() == pytest.approx(0.5, rel=0.05)
+    assert tied.embedding.weight.std().item() == pytest.approx(0.5, rel=0.05)
     assert tied.lm_head.weight is tied.embedding.weight
     untied = fresh(tie_embeddings=False)
     assert not torch.equal(untied.lm_head.weight, untied.embedding.weight)

@@ -10,9 +10,10 @@ from mechtest.errors import PaddingError, ShapeError
 TEXTS = ["Emma gave an apple to", "Emma and Shelby had fun . Shelby gave an apple to", "Emma"]
 
 
-@pytest.fixture(scope="module")
-def model():
-    model = tiny_model(dtype="float64", vocab_size=40)
+@pytest.fixture(scope="module", params=[False, True], ids=["no bias", "bias"])
+def model(request):
+    """With a bias in in_proj padding would leak through it, as it does in transformers."""
+    model = tiny_model(dtype="float64", vocab_size=40, bias=request.param)
     model.tokens = type(model.tokens)(word_tokenizer())
     return model
 

