@@ -121,8 +121,7 @@ def _download(repo: str, revision: str | None, subfolder: str | None) -> Path:
             given=repo,
             expected="a directory, or owner/name",
         ) from error
-    except (OSError, hub_errors.RevisionResolutionError) as error:
-        # Every way of not reaching the hub is an OSError of some library below.
+    except Exception as error:
         raise CheckpointNotFoundError(
             f"{repo} is not in the local cache and could not be downloaded: "
             + (str(error).strip() or type(error).__name__).splitlines()[0],
