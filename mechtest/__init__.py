@@ -12,6 +12,18 @@ from mechtest._lazy import lazy_names
 if TYPE_CHECKING:
     from mechtest.checkpoints import MambaCfg as MambaCfg
     from mechtest.checkpoints import MambaInitCfg as MambaInitCfg
+    from mechtest.checkpoints import (
+        convert_hooked_mamba_config_to_original_config as convert_hooked_mamba_config_to_original_config,  # noqa: E501
+    )
+    from mechtest.checkpoints import (
+        convert_hooked_state_dict_to_original_state_dict as convert_hooked_state_dict_to_original_state_dict,  # noqa: E501
+    )
+    from mechtest.checkpoints import (
+        convert_original_config_to_hooked_mamba_config as convert_original_config_to_hooked_mamba_config,  # noqa: E501
+    )
+    from mechtest.checkpoints import (
+        convert_original_state_dict_to_hooked_state_dict as convert_original_state_dict_to_hooked_state_dict,  # noqa: E501
+    )
     from mechtest.errors import MechtestError as MechtestError
     from mechtest.models import ActivationCache as ActivationCache
     from mechtest.models import HookedMamba as HookedMamba
@@ -22,6 +34,12 @@ if TYPE_CHECKING:
     from mechtest.sites import Site as Site
     from mechtest.tasks import PromptPair as PromptPair
     from mechtest.tasks import PromptPairs as PromptPairs
+    from mechtest.tasks import accuracy as accuracy
+    from mechtest.tasks import kl_divergence as kl_divergence
+    from mechtest.tasks import log_probability as log_probability
+    from mechtest.tasks import logit_difference as logit_difference
+    from mechtest.tasks import normalized_logit_difference as normalized_logit_difference
+    from mechtest.tasks import probability_mass as probability_mass
 
 __version__ = "0.1.0"
 
