@@ -9,6 +9,7 @@ import torch
 
 from mechtest.checkpoints.config import MambaCfg
 from mechtest.checkpoints.conversion import to_native
+from mechtest.checkpoints.digest_cache import remembered_digest
 from mechtest.checkpoints.fingerprint import Fingerprint, digest_files, digest_weights
 from mechtest.checkpoints.formats import read_config
 from mechtest.checkpoints.location import CheckpointFiles, locate, read_json
@@ -68,7 +69,9 @@ def read_checkpoint(
             next_step=error.next_step,
         ) from error
     fingerprint = Fingerprint(
-        weights=digest_weights(state),
+        weights=remembered_digest(
+            files.weight_files, lambda: digest_weights(state), tied=cfg.tie_embeddings
+        ),
         config=digest_files([files.config_path]) or "",
         tokenizer=digest_files(files.tokenizer_files),
     )

@@ -75,7 +75,9 @@ def test_names_that_look_local_are_never_looked_up_in_the_hub(tmp_path, monkeypa
 
 def test_owner_directory_that_exists_makes_a_name_local(run, monkeypatch):
     monkeypatch.chdir(run.parent.parent)
-    with pytest.raises(CheckpointNotFoundError, match=r"no directory runs/xy(.|\n)*closest +runs/x"):
+    with pytest.raises(
+        CheckpointNotFoundError, match=r"no directory runs/xy(.|\n)*closest +runs/x"
+    ):
         locate("runs/xy")
 
 
