@@ -27,10 +27,12 @@ given, what is closest or expected, and the next step.
     |   |-- AnswerTokenError      MT303  an answer or foil is not exactly one token
     |   |-- MetricError           MT304  a metric is undefined here (vanishing denominator)
     |   `-- NonFiniteError        MT305  NaN or infinity where a number is needed
-    `-- InputError                MT4xx  what a model is called with
-        |-- TokenizerMissingError MT401
-        |-- PaddingError          MT402  padding that would silently change the answer
-        `-- ShapeError            MT403  tensors of the wrong shape, dtype or device
+    |-- InputError                MT4xx  what a model is called with
+    |   |-- TokenizerMissingError MT401
+    |   |-- PaddingError          MT402  padding that would silently change the answer
+    |   `-- ShapeError            MT403  tensors of the wrong shape, dtype or device
+    `-- InterventionError         MT5xx  changes inside a model
+        `-- NothingChangedError   MT501  an intervention that changed no activation
 """
 
 from __future__ import annotations
@@ -48,10 +50,12 @@ __all__ = [
     "DuplicateWeightsError",
     "HookOutputError",
     "InputError",
+    "InterventionError",
     "MechtestError",
     "MetricError",
     "NonFiniteError",
     "NotCachedError",
+    "NothingChangedError",
     "PaddingError",
     "PositionError",
     "PromptError",
@@ -296,3 +300,15 @@ class ShapeError(InputError, ValueError):
     """A tensor of the wrong shape, dtype or device."""
 
     code = "MT403"
+
+
+class InterventionError(MechtestError):
+    """An intervention cannot mean anything as given."""
+
+    code = "MT500"
+
+
+class NothingChangedError(InterventionError):
+    """An intervention was carried out and changed no activation: never a null result."""
+
+    code = "MT501"

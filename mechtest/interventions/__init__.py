@@ -1,0 +1,38 @@
+"""What is changed inside a model, where, and how is it carried out over many prompts?
+
+`circuit` and `spec` say what (frozen, no tensors run), `plan` works out which rows of which hooks
+that means for given prompts, `run` carries it out. Faster executors replace the last one only.
+"""
+
+from mechtest.interventions.circuit import Circuit
+from mechtest.interventions.fit import fit_means, fit_scale
+from mechtest.interventions.plan import PlannedEdit, plan_edits
+from mechtest.interventions.run import InterventionRun, Runner
+from mechtest.interventions.spec import (
+    Intervention,
+    MeanAblation,
+    NoiseAblation,
+    Patch,
+    ResampleAblation,
+    Steer,
+    ZeroAblation,
+)
+from mechtest.interventions.subspace import Subspace
+
+__all__ = [
+    "Circuit",
+    "Intervention",
+    "InterventionRun",
+    "MeanAblation",
+    "NoiseAblation",
+    "Patch",
+    "PlannedEdit",
+    "ResampleAblation",
+    "Runner",
+    "Steer",
+    "Subspace",
+    "ZeroAblation",
+    "fit_means",
+    "fit_scale",
+    "plan_edits",
+]

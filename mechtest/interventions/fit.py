@@ -1,0 +1,81 @@
+"""Which values of an intervention are learned from prompts, and from which?
+
+Means and scales are fits: they belong on the discovery half, and what they touched is recorded.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+
+from mechtest.errors import ShapeError
+from mechtest.interventions.circuit import Circuit
+from mechtest.interventions.plan import PlannedEdit, plan_edits
+from mechtest.interventions.run import Runner
+from mechtest.interventions.spec import MeanAblation, Run
+
+
+@torch.no_grad()
+def fit_means(runner: Runner, circuit: Circuit, run: Run = "clean") -> MeanAblation:
+    """Return the mean ablation of a circuit: the mean over prompts and the positions meant.
+
+    Args:
+        runner: Model and (discovery) prompts.
+        circuit: Sites to average at.
+        run: The run to average over.
+
+    Raises:
+        ShapeError: The prompts are the half that claims are tested on.
+    """
+    means = {edit.name: rows.mean(0) for edit, rows in _activations(runner, circuit, run).items()}
+    return MeanAblation(means)
+
+
+@torch.no_grad()
+def fit_scale(
+    runner: Runner, circuit: Circuit, run: Run = "clean", floor: float = 1e-3
+) -> Float[torch.Tensor, " dim"]:
+    """Return the standard deviation of each coordinate of a one-hook circuit, flattened.
+
+    Args:
+        runner: Model and (discovery) prompts.
+        circuit: One hook.
+        run: The run to look at.
+        floor: Smallest scale, as a share of the median one: coordinates that hardly vary would
+            otherwise be blown up.
+
+    Raises:
+        ShapeError: Several hooks, or the prompts are the half that claims are tested on.
+    """
+    found = list(_activations(runner, circuit, run).values())
+    if len(found) != 1:
+        raise ShapeError(
+            "a scale belongs to one hook", given=circuit.name, expected="one site of one hook"
+        )
+    spread = found[0].flatten(1).double().std(0)
+    least = floor * float(spread.median())
+    return spread.clamp(min=max(least, torch.finfo(torch.float32).tiny)).to(found[0].dtype)
+
+
+def _activations(runner: Runner, circuit: Circuit, run: Run) -> dict[PlannedEdit, torch.Tensor]:
+    """Return the activations at every place the circuit means, one row each."""
+    if runner.pairs.side == "test":
+        raise ShapeError(
+            "means and scales are fits, and these prompts are kept for testing claims",
+            given="the test half of the prompts",
+            expected="prompts.discovery",
+        )
+    found: dict[PlannedEdit, list[torch.Tensor]] = {}
+    plan = plan_edits(runner.model.resolver, circuit, runner.pairs)
+    for index, batch in enumerate(runner.pairs.batches(runner.batch_size)):
+        part = slice(index * runner.batch_size, index * runner.batch_size + len(batch))
+        tokens = batch.clean_tokens if run == "clean" else batch.corrupted_tokens
+        names = [edit.name for edit in plan]
+        _, cache = runner.model.run_with_cache(
+            tokens, attention_mask=batch.attention_mask, names_filter=names
+        )
+        for edit in plan:
+            value = cache[edit.name]  # per-position hooks come stacked along axis 1
+            rows = value.unsqueeze(0) if edit.where is None else value[edit.where[part]]
+            found.setdefault(edit, []).append(rows)
+    return {edit: torch.cat(rows) for edit, rows in found.items()}

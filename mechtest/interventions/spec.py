@@ -1,0 +1,191 @@
+"""What is put in the place of an activation?
+
+Each intervention is a frozen description. Where its new value comes from another run, `source` says
+which one; the executor brings the values. All of them are restricted to the circuit's positions,
+channels and subspace by the executor, which changes nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from mechtest.errors import MetricError, ShapeError
+
+Run = Literal["clean", "corrupted"]
+
+
+class Intervention(ABC):
+    """What every intervention offers."""
+
+    name: str
+
+    def source(self, base: Run) -> Run | None:
+        """Return the run whose activations are needed, None if there is none.
+
+        Args:
+            base: The run that is intervened in.
+        """
+        del base
+        return None
+
+    @abstractmethod
+    def replacement(
+        self, value: torch.Tensor, reference: torch.Tensor | None, site: str, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """Return what stands in the place of `value`.
+
+        Args:
+            value: Activations at one position, "prompt ..." (or "prompt pos ...").
+            reference: The source run's, shaped alike.
+            site: Hook name without position, for interventions that know values by site.
+            rows: Index of each prompt in the whole set, so that randomness is keyed by prompt.
+        """
+
+
+@dataclass(frozen=True)
+class Patch(Intervention):
+    """Put in the activation of another run (interchange).
+
+    Attributes:
+        origin: `clean` or `corrupted`; None takes the twin of the run intervened in.
+
+    Sources: Meng et al. 2022, section 2; Zhang & Nanda 2023, section 2.
+    """
+
+    origin: Run | None = None
+    name: str = "patch"
+
+    def source(self, base: Run) -> Run:
+        """Return the run the values come from."""
+        twin: Run = "corrupted" if base == "clean" else "clean"
+        if self.origin == base:
+            raise ShapeError(
+                f"patching the {base} run with its own activations changes nothing",
+                given=f"origin={self.origin!r} on the {base} run",
+                expected=f"origin={twin!r}",
+            )
+        return twin
+
+    def replacement(
+        self, value: torch.Tensor, reference: torch.Tensor | None, site: str, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the reference."""
+        del value, site, rows
+        assert reference is not None
+        return reference
+
+
+@dataclass(frozen=True)
+class ResampleAblation(Patch):
+    """Remove what a site says by putting in what it says on the prompt's twin.
+
+    The twin differs in the words that matter and in nothing else, so the activation stays on the
+    model's own distribution, which a zero or a mean does not.
+
+    Sources: Chan et al. 2022 (causal scrubbing); Zhang & Nanda 2023, section 3.
+    """
+
+    name: str = "resample"
+
+
+@dataclass(frozen=True)
+class ZeroAblation(Intervention):
+    """Put in zeros. Off the model's distribution; a zero step size even freezes the memory."""
+
+    name: str = "zero"
+
+    def replacement(
+        self, value: torch.Tensor, reference: torch.Tensor | None, site: str, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """Return zeros."""
+        del reference, site, rows
+        return torch.zeros_like(value)
+
+
+@dataclass(frozen=True, eq=False)
+class MeanAblation(Intervention):
+    """Put in the mean over other prompts; see `fit_means`.
+
+    Attributes:
+        means: Mean activation by hook name without position, one tensor without prompt axis.
+    """
+
+    means: Mapping[str, torch.Tensor]
+    name: str = "mean"
+
+    def replacement(
+        self, value: torch.Tensor, reference: torch.Tensor | None, site: str, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the site's mean for every prompt."""
+        del reference, rows
+        if site not in self.means:
+            raise MetricError(
+                f"no mean was fitted for {site}",
+                given=f"means of {', '.join(self.means)}",
+                next_step="fit_means(runner, circuit) on the discovery prompts",
+            )
+        return self.means[site].to(value).expand_as(value)
+
+
+@dataclass(frozen=True)
+class NoiseAblation(Intervention):
+    """Add Gaussian noise.
+
+    Attributes:
+        std: Standard deviation of the noise, in the activation's own units.
+        seed: Key; every prompt and site has its own stream, whatever the batch.
+
+    Sources: Meng et al. 2022, section 2 (noise on the subject's embedding).
+    """
+
+    std: float
+    seed: int = 0
+    name: str = "noise"
+
+    def replacement(
+        self, value: torch.Tensor, reference: torch.Tensor | None, site: str, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the value plus noise."""
+        del reference
+        noise = torch.stack([self._draw(value[0], site, int(row)) for row in rows])
+        return value + self.std * noise.to(value)
+
+    def _draw(self, like: torch.Tensor, site: str, row: int) -> torch.Tensor:
+        # A number from the key alone: the same noise in any batch, order and process.
+        digest = hashlib.blake2b(f"{self.seed}|{site}|{row}".encode(), digest_size=7).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+        return torch.randn(like.shape, generator=generator, dtype=torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Steer(Intervention):
+    """Add a direction.
+
+    Attributes:
+        direction: Shaped like one activation of the site (its feature axes).
+        coefficient: Multiplies it.
+    """
+
+    direction: torch.Tensor
+    coefficient: float = 1.0
+    name: str = "steer"
+
+    def replacement(
+        self, value: torch.Tensor, reference: torch.Tensor | None, site: str, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the value plus the direction."""
+        del reference, rows
+        features = value.shape[-self.direction.ndim :]
+        if tuple(features) != tuple(self.direction.shape):
+            raise ShapeError(
+                f"the steering direction does not fit {site}",
+                given=tuple(self.direction.shape),
+                expected=f"{tuple(features)}",
+            )
+        return value + self.coefficient * self.direction.to(value)
