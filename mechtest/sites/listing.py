@@ -22,7 +22,9 @@ def site_table(
         sizes: Length of each axis whose length the model fixes (`d_model`, `d_inner` ...).
         aliases: Add a line with the other accepted names of each site.
     """
-    rows = [(_shown(spec, n_layers), _shape(spec, sizes), spec) for spec in MAMBA1_HOOKS]
+    rows: list[tuple[str, str, HookSpec | None]] = [
+        (_shown(spec, n_layers), _shape(spec, sizes), spec) for spec in MAMBA1_HOOKS
+    ]
     state = (f"blocks.{_layers(n_layers)}.state@{{pos}}", "h and conv_state", None)
     rows.insert([spec.name for spec in MAMBA1_HOOKS].index("hook_h") + 1, state)
     name_width = max(len(name) for name, _, _ in rows)
