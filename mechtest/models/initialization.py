@@ -81,6 +81,6 @@ def initialize_mixer(mixer: MambaMixer, cfg: MambaCfg, generator: torch.Generato
         mixer.out_proj.weight.div_(math.sqrt(init.n_residuals_per_layer * cfg.n_layer))
 
 
-def _kaiming_uniform(weight: nn.Parameter, fan_in: int, generator: torch.Generator) -> None:
+def _kaiming_uniform(weight: torch.Tensor, fan_in: int, generator: torch.Generator) -> None:
     bound = 1 / math.sqrt(fan_in)  # nn.Linear's own default: kaiming_uniform with a = sqrt(5)
     weight.uniform_(-bound, bound, generator=generator)

@@ -199,8 +199,9 @@ class Tokens:
         """Return the tokens of a text (or of ids) as strings; a list of lists for a batch."""
         if isinstance(source, str):
             return [self.decode_one(i) for i in self.ids(source, prepend_bos=prepend_bos)]
-        is_array = isinstance(source, (torch.Tensor, np.ndarray))
-        rows: Any = source.tolist() if is_array else list(source)  # type: ignore[call-overload]
+        given: Any = source
+        is_array = isinstance(given, (torch.Tensor, np.ndarray))
+        rows: Any = given.tolist() if is_array else list(given)
         if rows and isinstance(rows[0], str):
             return [self.to_str_tokens(text, prepend_bos=prepend_bos) for text in rows]
         if rows and isinstance(rows[0], list):
