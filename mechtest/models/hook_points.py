@@ -42,7 +42,8 @@ class HookHandle:
     by_keyword: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        self.by_keyword = _takes_keyword_hook(self.fn)
+        # Readers take the point by position; looking is slow, and a cache has hundreds of them.
+        self.by_keyword = not self.reads_only and _takes_keyword_hook(self.fn)
 
     def call(self, value: torch.Tensor, point: HookPoint) -> torch.Tensor:
         """Run the function on `value` and return the value from here on."""

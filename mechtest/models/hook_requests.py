@@ -119,6 +119,8 @@ def narrow(target: HookTarget, pos_slice: PosSlice, n_pos: int) -> NarrowedTarge
 
     Positions in the name itself win over `pos_slice` and become part of the key.
     """
+    if target.positions is None and pos_slice is None:
+        return NarrowedTarget(target.name, None)
     site = Site.parse(target.name)
     if target.positions is not None:
         axis = site.spec.position_axis
@@ -127,8 +129,6 @@ def narrow(target: HookTarget, pos_slice: PosSlice, n_pos: int) -> NarrowedTarge
         step: int | slice = where.start if target.single else slice(where.start, where.stop)
         shown = f"{where.start}" if target.single else f"{where.start}:{where.stop}"
         return NarrowedTarget(f"{target.name}@{shown}", (slice(None),) * axis + (step,))
-    if pos_slice is None:
-        return NarrowedTarget(target.name, None)
     kept = _kept_positions(pos_slice, n_pos)
     if site.spec.per_position:
         (index,) = site.position.indices(n_pos)
