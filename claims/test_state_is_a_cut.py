@@ -94,8 +94,14 @@ def share(group, values):
     return (values - group.clean) / (group.corrupted - group.clean)
 
 
-def positions(group):
-    return range(group.tokens.shape[1] - 1)
+@pytest.fixture(scope="module")
+def by_state(model, groups):
+    """Run every prompt with the state of all layers patched after every position but the last."""
+    return [
+        (group, position, patched(model, group, f"blocks.*.state@{position}"))
+        for group in groups
+        for position in range(group.tokens.shape[1] - 1)
+    ]
 
 
 @pytest.mark.claim("the model answers with the name that was not repeated, and so does its twin")
@@ -108,21 +114,17 @@ def test_the_model_does_the_task(groups):
 
 
 @pytest.mark.claim("from the last changed token on, the state of all layers carries everything")
-def test_the_state_moves_the_whole_answer(model, groups):
-    for group in groups:
-        for position in positions(group):
-            moved = share(group, patched(model, group, f"blocks.*.state@{position}"))
-            whole = position >= group.last_change
-            assert ((moved[whole] - 1).abs() < SHARE_TOLERANCE).all(), position
+def test_the_state_moves_the_whole_answer(by_state):
+    for group, position, values in by_state:
+        whole = position >= group.last_change
+        assert ((share(group, values)[whole] - 1).abs() < SHARE_TOLERANCE).all(), position
 
 
 @pytest.mark.claim("before the first changed token, the state of all layers carries nothing")
-def test_the_state_moves_nothing_before_the_change(model, groups):
-    for group in groups:
-        for position in positions(group):
-            values = patched(model, group, f"blocks.*.state@{position}")
-            nothing = position < group.first_change
-            assert torch.equal(values[nothing], group.clean[nothing]), position
+def test_the_state_moves_nothing_before_the_change(by_state):
+    for group, position, values in by_state:
+        nothing = position < group.first_change
+        assert torch.equal(values[nothing], group.clean[nothing]), position
 
 
 @pytest.mark.claim("right after the changed token, hook_h of all layers does not carry everything")
