@@ -31,8 +31,12 @@ given, what is closest or expected, and the next step.
     |   |-- TokenizerMissingError MT401
     |   |-- PaddingError          MT402  padding that would silently change the answer
     |   `-- ShapeError            MT403  tensors of the wrong shape, dtype or device
-    `-- InterventionError         MT5xx  changes inside a model
-        `-- NothingChangedError   MT501  an intervention that changed no activation
+    |-- InterventionError         MT5xx  changes inside a model
+    |   `-- NothingChangedError   MT501  an intervention that changed no activation
+    `-- StatisticsError           MT6xx  what a test of a claim is given
+        |-- SampleError           MT601  too few, mismatched or unusable values
+        |-- ControlsError         MT602  controls that cannot differ from the claim
+        `-- UnattainableLevelError  MT603  no data could reach the level asked for
 """
 
 from __future__ import annotations
@@ -47,6 +51,7 @@ __all__ = [
     "CheckpointFormatError",
     "CheckpointNotFoundError",
     "ConfigError",
+    "ControlsError",
     "DuplicateWeightsError",
     "HookOutputError",
     "InputError",
@@ -60,12 +65,15 @@ __all__ = [
     "PositionError",
     "PromptError",
     "RevisionError",
+    "SampleError",
     "ShapeError",
     "SiteError",
     "SiteNotReachedError",
     "SiteNotServedError",
+    "StatisticsError",
     "TaskError",
     "TokenizerMissingError",
+    "UnattainableLevelError",
     "UnknownSiteError",
     "UnsafeCheckpointError",
     "UnsupportedArchitectureError",
@@ -312,3 +320,27 @@ class NothingChangedError(InterventionError):
     """An intervention was carried out and changed no activation: never a null result."""
 
     code = "MT501"
+
+
+class StatisticsError(MechtestError):
+    """A statistical test cannot be carried out as asked."""
+
+    code = "MT600"
+
+
+class SampleError(StatisticsError, ValueError):
+    """Values, labels or settings that a test cannot use."""
+
+    code = "MT601"
+
+
+class ControlsError(StatisticsError):
+    """A family of controls whose members cannot differ from the claim."""
+
+    code = "MT602"
+
+
+class UnattainableLevelError(StatisticsError):
+    """No data could give a p value as small as the level: it is said before anything is run."""
+
+    code = "MT603"
