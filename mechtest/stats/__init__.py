@@ -1,0 +1,158 @@
+"""How big, how sure, how special: every test, interval and control the claims are judged by.
+
+Arrays in, frozen records out. Importing this package costs numpy; scipy and statsmodels are
+imported by the functions that need them. What each test assumes, and its measured error rates, is
+in docs/statistics.md.
+"""
+
+from mechtest.stats.bootstrap_t import (
+    bootstrap_t_p,
+)
+from mechtest.stats.component_controls import (
+    ComponentControls,
+    ComponentDraw,
+    position_strata,
+)
+from mechtest.stats.controls import (
+    KINDS,
+    ControlKind,
+    SubspaceControls,
+    SubspaceDraw,
+)
+from mechtest.stats.effect_test import (
+    Behaviour,
+    EffectTest,
+    behaviour_test,
+    effect_test,
+)
+from mechtest.stats.effects import (
+    ClusterEffect,
+    Heterogeneity,
+    cluster_effect,
+)
+from mechtest.stats.equivalence import (
+    Equivalence,
+    equivalence_test,
+)
+from mechtest.stats.intervals import (
+    Interval,
+    fieller_interval,
+    inversion_interval,
+)
+from mechtest.stats.keys import (
+    derived_seed,
+    keyed_generator,
+)
+from mechtest.stats.levels import (
+    reaches,
+)
+from mechtest.stats.monte_carlo import (
+    LOSSES,
+    ControlSummary,
+    ControlTest,
+    most_controls,
+    needed_controls,
+    smallest_control_level,
+)
+from mechtest.stats.multiplicity import (
+    ClaimFamily,
+    closed_gates,
+    fixed_sequence,
+    holm,
+    static_levels,
+)
+from mechtest.stats.power import (
+    ClusterPlan,
+    clusters_for_power,
+    control_power,
+    effect_test_power,
+    plan_clusters,
+    standardised_distance,
+)
+from mechtest.stats.proportions import (
+    clopper_pearson_interval,
+    wilson_interval,
+)
+from mechtest.stats.sign_flip import (
+    EXACT_UP_TO,
+    FLIPS,
+    SignFlip,
+    needed_clusters,
+    require_clusters,
+    sign_flip_test,
+    smallest_sign_flip_p,
+)
+from mechtest.stats.spectrum import (
+    Spectrum,
+    measure_spectrum,
+    spectrum_of_covariance,
+)
+from mechtest.stats.stability import (
+    AllSeeds,
+    MeanOverSeeds,
+    all_seeds,
+    mean_over_seeds,
+    needed_seeds,
+    require_seeds_for_mean,
+)
+
+__all__ = [
+    "EXACT_UP_TO",
+    "FLIPS",
+    "KINDS",
+    "LOSSES",
+    "AllSeeds",
+    "Behaviour",
+    "ClaimFamily",
+    "ClusterEffect",
+    "ClusterPlan",
+    "ComponentControls",
+    "ComponentDraw",
+    "ControlKind",
+    "ControlSummary",
+    "ControlTest",
+    "EffectTest",
+    "Equivalence",
+    "Heterogeneity",
+    "Interval",
+    "MeanOverSeeds",
+    "SignFlip",
+    "Spectrum",
+    "SubspaceControls",
+    "SubspaceDraw",
+    "all_seeds",
+    "behaviour_test",
+    "bootstrap_t_p",
+    "clopper_pearson_interval",
+    "closed_gates",
+    "cluster_effect",
+    "clusters_for_power",
+    "control_power",
+    "derived_seed",
+    "effect_test",
+    "effect_test_power",
+    "equivalence_test",
+    "fieller_interval",
+    "fixed_sequence",
+    "holm",
+    "inversion_interval",
+    "keyed_generator",
+    "mean_over_seeds",
+    "measure_spectrum",
+    "most_controls",
+    "needed_clusters",
+    "needed_controls",
+    "needed_seeds",
+    "plan_clusters",
+    "position_strata",
+    "reaches",
+    "require_clusters",
+    "require_seeds_for_mean",
+    "sign_flip_test",
+    "smallest_control_level",
+    "smallest_sign_flip_p",
+    "spectrum_of_covariance",
+    "standardised_distance",
+    "static_levels",
+    "wilson_interval",
+]
