@@ -3,7 +3,22 @@
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-WORDS = "Emma Shelby and had fun gave an apple to at school . , Lately".split()
+WORDS = [
+    "Emma",
+    "Shelby",
+    "and",
+    "had",
+    "fun",
+    "gave",
+    "an",
+    "apple",
+    "to",
+    "at",
+    "school",
+    ".",
+    ",",
+    "Lately",
+]
 
 
 def word_tokenizer(*, bos=True):

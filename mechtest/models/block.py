@@ -102,7 +102,7 @@ class MambaBlock(nn.Module):
     def _convolve(
         self, rows: torch.Tensor, window: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Convolve, cutting the prompt where somebody listens to the window."""
+        """Convolve, cutting the prompt where somebody may edit the window."""
         if window is None:
             window = rows.new_zeros(rows.shape[0], self.cfg.d_conv - 1, rows.shape[2])
         weight, bias = self.mixer.conv1d.weight, self.mixer.conv1d.bias
@@ -110,11 +110,15 @@ class MambaBlock(nn.Module):
         windows = self.hooks["hook_conv_state"]
         assert isinstance(windows, PositionHooks)
         pieces, start = [], 0
-        for position in [*windows.active(n_pos), n_pos - 1]:
+        cuts = set(windows.edits_before(n_pos))
+        for position in sorted(cuts | {n_pos - 1}):
             piece = rows[:, start : position + 1]
-            if piece.shape[1]:  # the last position may be a cut itself
-                pieces.append(causal_conv(piece, weight, bias, window))
-                window = self._pass_at("hook_conv_state", position, window_after(window, piece))
+            pieces.append(causal_conv(piece, weight, bias, window))
+            seen = torch.cat([window, piece], dim=1)
+            for read in windows.active(position):
+                if read >= start:  # a copy: a view would keep the whole prompt in a cache
+                    windows(read, seen[:, read + 1 - start :][:, : window.shape[1]].clone())
+            window = windows(position, window_after(window, piece))
             start = position + 1
         return torch.cat(pieces, dim=1), window
 

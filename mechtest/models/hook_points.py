@@ -217,6 +217,18 @@ class PositionHooks:
         """Return the positions below `n_pos` where anybody listens, ascending."""
         return sorted(p for p, point in self.points.items() if p < n_pos and point.has_hooks)
 
+    def edits_before(self, n_pos: int) -> list[int]:
+        """Return the positions below `n_pos` where somebody may change the value or its gradient.
+
+        The others only read, so what comes after them need not wait.
+        """
+        return [
+            position
+            for position in self.active(n_pos)
+            if self.points[position].bwd_hooks
+            or not all(handle.reads_only for handle in self.points[position].fwd_hooks)
+        ]
+
     def __call__(self, position: int, value: torch.Tensor) -> torch.Tensor:
         """Pass `value` through the hooks of one position."""
         point = self.points.get(position)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mechtest.checkpoints import SuiteIndex
+from mechtest.errors import DuplicateWeightsError
 from mechtest.models.mamba import HookedMamba
 
 
@@ -23,7 +24,10 @@ class ModelSuite:
 
     def __init__(self, path: str | Path) -> None:
         self.index = SuiteIndex.scan(path)
-        self.index.check_distinct()
+        self._loaded: dict[tuple[int, int], str] = {}
+        # Members on the hub are not fetched for this; they are compared as they are loaded.
+        if all(Path(member.path_or_repo).exists() for member in self.index.members.values()):
+            self.index.check_distinct()
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -45,11 +49,26 @@ class ModelSuite:
 
         Raises:
             CheckpointNotFoundError: The suite has no such member; what it has is listed.
+            DuplicateWeightsError: Another seed loaded before held the same weights at this step.
         """
         source = self.index.source(seed, step)
-        return HookedMamba.from_pretrained(
+        model = HookedMamba.from_pretrained(
             source.path_or_repo, source.revision, source.subfolder, **kwargs
         )
+        number = self.steps[-1] if step == "last" else int(step)
+        self._refuse_copy(seed, number, "" if not model.fingerprint else model.fingerprint.weights)
+        return model
+
+    def _refuse_copy(self, seed: int, step: int, digest: str) -> None:
+        """Raise when another seed of this step had the same weights."""
+        for (other, at), known in self._loaded.items():
+            if at == step and other != seed and known == digest:
+                raise DuplicateWeightsError(
+                    f"seeds {other} and {seed} hold the same weights at step {step}",
+                    given=f"weights {digest[:12]} in both",
+                    expected="one independently trained model a seed",
+                )
+        self._loaded[seed, step] = digest
 
     def load_all(
         self, step: int | str = "last", **kwargs: Any

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tests.tiny import tiny_model, tiny_tokens
 
 from mechtest.errors import (
     CheckpointFormatError,
@@ -12,6 +11,7 @@ from mechtest.errors import (
     UnknownSiteError,
 )
 from mechtest.models import ActivationCache, RecurrentState
+from tests.tiny import tiny_model, tiny_tokens
 
 N_POS = 5
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests.tiny import tiny_model, tiny_tokens
-from tests.words import word_tokenizer
 
 from mechtest.errors import ShapeError
+from tests.tiny import tiny_model, tiny_tokens
+from tests.words import word_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from tests.tiny import tiny_model, tiny_tokens
 
 N_POS = 4
@@ -21,7 +22,7 @@ def test_the_gradient_at_every_hook_equals_finite_differences(name):
         generator=torch.Generator().manual_seed(1),
         dtype=torch.float64,
     )
-    model.requires_grad_(False)
+    model.requires_grad_(requires_grad=False)
     with torch.no_grad():
         _, cache = model.run_with_cache(tokens, names_filter=name)
     value = cache[name].clone().requires_grad_()

@@ -4,7 +4,6 @@ import functools
 
 import pytest
 import torch
-from tests.tiny import tiny_model, tiny_tokens
 
 from mechtest.errors import (
     HookOutputError,
@@ -13,6 +12,7 @@ from mechtest.errors import (
     SiteNotServedError,
     UnknownSiteError,
 )
+from tests.tiny import tiny_model, tiny_tokens
 
 N_POS = 7
 
@@ -97,6 +97,23 @@ def test_a_window_edit_is_seen_by_the_next_positions_only(model, tokens, positio
     change = (after["blocks.1.hook_conv"] - before["blocks.1.hook_conv"]).abs().amax(dim=(0, 2))
     touched = set(range(position + 1, min(position + model.cfg.d_conv, N_POS)))
     assert {p for p in range(N_POS) if change[p] > 1e-6} == touched
+
+
+def test_windows_that_are_read_show_an_edit_made_before_them(model, tokens):
+    """Reading every window while one is edited gives what reading them one by one gives."""
+    edit = [("blocks.0.hook_conv_state.2", lambda window, hook: window + 1)]
+    _, together = model.run_with_cache(
+        tokens, names_filter="blocks.0.hook_conv_state", fwd_hooks=edit
+    )
+    for position in range(N_POS):
+        name = f"blocks.0.hook_conv_state.{position}"
+        _, alone = model.run_with_cache(tokens, names_filter=name, fwd_hooks=edit)
+        assert torch.equal(together[name], alone[name])
+    _, clean = model.run_with_cache(tokens, names_filter="blocks.0.hook_conv_state")
+    changed = [p for p in range(N_POS) if not torch.equal(
+        together[f"blocks.0.hook_conv_state.{p}"], clean[f"blocks.0.hook_conv_state.{p}"]
+    )]  # fmt: skip
+    assert changed == [2, 3, 4]  # d_conv - 1 rows: gone after three positions
 
 
 def test_editing_a_residual_row_in_place_works_as_in_mambalens(model, tokens, clean):

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests.tiny import tiny_model
-from tests.words import word_tokenizer
 
 from mechtest.errors import PaddingError, ShapeError
+from tests.tiny import tiny_model
+from tests.words import word_tokenizer
 
 TEXTS = ["Emma gave an apple to", "Emma and Shelby had fun . Shelby gave an apple to", "Emma"]
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tests.tiny import tiny_model, tiny_tokens
-from tests.words import word_tokenizer
 
 from mechtest.checkpoints import from_native, save_hf, save_original
 from mechtest.errors import CheckpointNotFoundError, RevisionError, WeightMismatchError
 from mechtest.models import HookedMamba
+from tests.tiny import tiny_model, tiny_tokens
+from tests.words import word_tokenizer
 
 
 def text_tokens(model):

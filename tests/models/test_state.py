@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.tiny import tiny_model, tiny_tokens
 
 from mechtest.errors import NotCachedError, ShapeError
 from mechtest.models import ModelState
+from tests.tiny import tiny_model, tiny_tokens
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 

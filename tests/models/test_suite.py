@@ -4,11 +4,11 @@ import shutil
 
 import pytest
 import torch
-from tests.tiny import tiny_model
 
 from mechtest.checkpoints import save_hf
 from mechtest.errors import CheckpointNotFoundError, DuplicateWeightsError
 from mechtest.models import ModelSuite
+from tests.tiny import tiny_model
 
 
 @pytest.fixture
@@ -45,6 +45,18 @@ def test_two_seeds_with_equal_weights_are_refused(tree):
     shutil.copy(tree / "seed0/step-00200/model.safetensors", tree / "seed1/step-00200")
     with pytest.raises(DuplicateWeightsError, match="seed"):
         ModelSuite(tree)
+
+
+def test_copies_among_members_that_are_fetched_are_refused_when_loaded(tree, monkeypatch):
+    """Members on the hub are not compared up front; loading the second copy is refused."""
+    monkeypatch.setattr("mechtest.checkpoints.SuiteIndex.check_distinct", lambda self: None)
+    shutil.copy(tree / "seed0/step-00200/model.safetensors", tree / "seed1/step-00200")
+    suite = ModelSuite(tree)
+    suite.load(seed=0)
+    suite.load(seed=0)
+    suite.load(seed=1, step=10)
+    with pytest.raises(DuplicateWeightsError, match="seeds 0 and 1"):
+        suite.load(seed=1)
 
 
 def test_the_zoo_is_a_suite():

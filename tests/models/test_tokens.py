@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.tiny import tiny_model
-from tests.words import word_tokenizer
 
 from mechtest.errors import AnswerTokenError, ShapeError, TokenizerMissingError
 from mechtest.models.tokens import Tokens, load_tokenizer
+from tests.tiny import tiny_model
+from tests.words import word_tokenizer
 
 TEXT = "Emma gave an apple to"
 

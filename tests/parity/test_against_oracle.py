@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.parity.oracle import mamba_oracle
-from tests.tiny import tiny_model, tiny_tokens
 
 from mechtest.checkpoints import from_native
+from tests.parity.oracle import mamba_oracle
+from tests.tiny import tiny_model, tiny_tokens
 
 SHAPES = st.fixed_dictionaries(
     {

@@ -69,7 +69,7 @@ def test_nothing_before_the_changed_token_has_an_effect(hidden_state, layer_inpu
 
 
 def test_layer_inputs_carry_the_name_at_its_token_and_nowhere_else_in_layer_0(layer_input):
-    """Patching layer 0's input is the whole change at the changed token, and no change elsewhere."""
+    """Layer 0's input is the whole change at the changed token, and nothing elsewhere."""
     _, plot = layer_input
     first = plot.values[0]
     assert first[11] == pytest.approx(1.0, abs=1e-5)

@@ -3,6 +3,7 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tests.tiny import tiny_model, tiny_tokens
 
 

@@ -59,7 +59,7 @@ def test_the_whole_state_moves_exactly_the_whole_behaviour(model, pairs):
                 model,
                 group.clean_tokens,
                 mask,
-                fwd_hooks=[(site, lambda v, hook: cache[hook.name])],
+                fwd_hooks=[(site, lambda v, hook, cache=cache: cache[hook.name])],
             )
             share = 1 - normalized_logit_difference(logit_difference(patched, group), high, low)
             expected = 0.0 if position < first else 1.0
