@@ -25,6 +25,17 @@ if TYPE_CHECKING:
         convert_original_state_dict_to_hooked_state_dict as convert_original_state_dict_to_hooked_state_dict,  # noqa: E501
     )
     from mechtest.errors import MechtestError as MechtestError
+    from mechtest.interventions import Circuit as Circuit
+    from mechtest.interventions import MeanAblation as MeanAblation
+    from mechtest.interventions import NoiseAblation as NoiseAblation
+    from mechtest.interventions import Patch as Patch
+    from mechtest.interventions import ResampleAblation as ResampleAblation
+    from mechtest.interventions import Runner as Runner
+    from mechtest.interventions import Steer as Steer
+    from mechtest.interventions import Subspace as Subspace
+    from mechtest.interventions import ZeroAblation as ZeroAblation
+    from mechtest.interventions import fit_means as fit_means
+    from mechtest.interventions import fit_scale as fit_scale
     from mechtest.models import ActivationCache as ActivationCache
     from mechtest.models import HookedMamba as HookedMamba
     from mechtest.models import HookPoint as HookPoint
@@ -45,22 +56,33 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ActivationCache": "mechtest.models",
+    "Circuit": "mechtest.interventions",
     "HookPoint": "mechtest.models",
     "HookedMamba": "mechtest.models",
     "MambaCfg": "mechtest.checkpoints",
     "MambaInitCfg": "mechtest.checkpoints",
+    "MeanAblation": "mechtest.interventions",
     "MechtestError": "mechtest.errors",
     "ModelState": "mechtest.models",
     "ModelSuite": "mechtest.models",
+    "NoiseAblation": "mechtest.interventions",
+    "Patch": "mechtest.interventions",
     "PromptPair": "mechtest.tasks",
     "PromptPairs": "mechtest.tasks",
     "RecurrentState": "mechtest.models",
+    "ResampleAblation": "mechtest.interventions",
+    "Runner": "mechtest.interventions",
     "Site": "mechtest.sites",
+    "Steer": "mechtest.interventions",
+    "Subspace": "mechtest.interventions",
+    "ZeroAblation": "mechtest.interventions",
     "accuracy": "mechtest.tasks",
     "convert_hooked_mamba_config_to_original_config": "mechtest.checkpoints",
     "convert_hooked_state_dict_to_original_state_dict": "mechtest.checkpoints",
     "convert_original_config_to_hooked_mamba_config": "mechtest.checkpoints",
     "convert_original_state_dict_to_hooked_state_dict": "mechtest.checkpoints",
+    "fit_means": "mechtest.interventions",
+    "fit_scale": "mechtest.interventions",
     "kl_divergence": "mechtest.tasks",
     "log_probability": "mechtest.tasks",
     "logit_difference": "mechtest.tasks",
