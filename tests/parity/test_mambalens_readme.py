@@ -108,3 +108,42 @@ def test_the_maps_equal_direct_computation(hidden_state):
     low, high = difference(wrong), difference(right)
     expected = 1 - (difference(patched) - low) / (high - low)
     assert plot.values[0, 14] == pytest.approx(expected, abs=1e-5)
+
+
+def test_models_from_a_config_and_back_as_in_the_readme():
+    """Its sections on loading a config and state dict, on fresh models, and on porting back."""
+    import mechtest as mamba_lens
+
+    cfg = mamba_lens.MambaCfg(
+        d_model=16,
+        n_layer=3,
+        vocab_size=29,
+        d_state=8,
+        d_conv=3,
+        expand=2,
+        initializer_config=mamba_lens.MambaInitCfg(
+            initializer_range=0.02,
+            rescale_prenorm_residual=True,
+            n_residuals_per_layer=1,
+            dt_init="random",
+            dt_scale=1.0,
+            dt_min=0.001,
+            dt_max=0.1,
+            dt_init_floor=1e-4,
+        ),
+    )
+    fresh = mamba_lens.HookedMamba(cfg=cfg, device="cpu", initialize_params=True)
+    cfg_dict = mamba_lens.convert_hooked_mamba_config_to_original_config(hooked_mamba_cfg=fresh.cfg)
+    state_dict = mamba_lens.convert_hooked_state_dict_to_original_state_dict(
+        cfg=fresh.cfg, state_dict=fresh.state_dict()
+    )
+    assert cfg_dict["ssm_cfg"]["d_state"] == 8  # what MambaLens itself loses on the way back
+    assert "backbone.layers.2.mixer.x_proj.weight" in state_dict
+
+    hooked_cfg = mamba_lens.convert_original_config_to_hooked_mamba_config(cfg_dict, device="cpu")
+    hooked_state_dict = mamba_lens.convert_original_state_dict_to_hooked_state_dict(state_dict)
+    assert "blocks.0.W_delta_1.weight" in hooked_state_dict
+    model = mamba_lens.HookedMamba(cfg=hooked_cfg, device="cpu", tokenizer=None)
+    model.load_state_dict(hooked_state_dict)
+    tokens = torch.arange(7)[None]
+    assert torch.equal(model(tokens), fresh(tokens))
