@@ -21,8 +21,8 @@ def bootstrap_t_p(
 
     Null hypothesis: the mean score is <= 0.
     Unit: the cluster, drawn with replacement.
-    Exactness: approximate; better than sign flips when scores are skewed to the left (.084
-        against .100 at nominal .05 with 8 exponential clusters), worse otherwise.
+    Exactness: approximate. Joined to sign flips when scores are skewed to the left, it lowers
+        their false positives from .139 to .107 at nominal .05 (8 exponential clusters).
 
     Args:
         scores: r_g, one a cluster.

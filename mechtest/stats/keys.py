@@ -33,8 +33,8 @@ def keyed_generator(root_seed: int, claim: str, role: str, *index: Part) -> np.r
     Sources: Salmon et al. 2011 (counter-based generators).
 
     Example:
-        >>> keyed_generator(0, "t.py::test_a", "control", 3).integers(100)
-        ...
+        >>> int(keyed_generator(0, "t.py::test_a", "control", 3).integers(100))
+        87
     """
     key = int.from_bytes(_digest(root_seed, claim, role, *index), "little")
     return np.random.Generator(np.random.Philox(key=key))

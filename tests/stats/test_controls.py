@@ -198,10 +198,17 @@ def test_haar_is_uniform_and_haar_norm_matches_the_size_of_the_edit():
     assert {kind for kind in KINDS if KINDS[kind].weak} == {"haar", "haar_norm"}
 
 
-def test_block_ranks_effects_per_captured_variance():
+def test_a_block_control_gets_the_better_of_two_comparisons():
+    """Its effect, and its effect if it captured as much variance as the claim."""
     controls = family()
-    assert controls.statistic(0.6, controls.draw(0)) == 0.6 / controls.draw(0).captured
-    assert family("sign").statistic(0.6, controls.draw(0)) == 0.6
+    draws = [controls.draw(k) for k in range(20)]
+    ratios = [controls.observed.captured / draw.captured for draw in draws]
+    assert min(ratios) < 1 < max(ratios)
+    for draw, ratio in zip(draws, ratios, strict=True):
+        assert controls.statistic(0.6, draw) == pytest.approx(0.6 * max(1, ratio))
+        assert controls.statistic(-0.6, draw) == pytest.approx(-0.6 * min(1, ratio))
+        assert family("sign").statistic(0.6, draw) == 0.6
+    assert controls.statistic(0.6, controls.observed) == 0.6
 
 
 # --- families that are refused ---------------------------------------------------------------
