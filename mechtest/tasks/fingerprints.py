@@ -1,7 +1,7 @@
 """Which prompts and templates has something seen, so that nothing is tested on what it was fitted?
 
 A circuit keeps the fingerprints of everything that was used to find it; an assertion intersects
-them with the fingerprints of the prompts it is about to test on (STATISTICS.md section 7).
+them with the fingerprints of the prompts it is about to test on.
 """
 
 import hashlib

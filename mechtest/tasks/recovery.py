@@ -48,7 +48,7 @@ def normalized_logit_difference(
     Sign: 1 is the clean run, 0 the corrupted one; outside [0, 1] is possible (overshoot, or a
         patch that hurts), and so is a negative gap (the model does not do the task there).
     Sources: Zhang & Nanda 2023, section 2.2; Wang et al. 2022, section 3; ratio of means as in
-        STATISTICS.md section 3.
+        docs/statistics.md.
     """
     named = {"patched": patched, "clean": clean, "corrupted": corrupted}
     _check(named, ids)

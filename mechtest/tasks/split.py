@@ -19,8 +19,8 @@ def side_of(template: str, salt: str = DEFAULT_SALT) -> SplitSide:
     """Return the half a template falls in: the lowest bit of one hashed byte, 0 is discovery.
 
     Templates, not prompts, are dealt out: two prompts of one template share words, length and
-    wording, and testing on the twin of what was fitted rejects a true null 70 % of the time
-    (STATISTICS.md section 7).
+    wording, and testing on the twin of what was fitted is testing on what was fitted
+    (docs/decisions/0004-prompts-and-splits.md).
     """
     digest = hashlib.blake2b(f"{salt}|{template}".encode(), digest_size=8).digest()
     return "test" if digest[0] & 1 else "discovery"
