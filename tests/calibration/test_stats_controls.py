@@ -194,7 +194,9 @@ def test_either_comparison_alone_calls_blind_claims_special_too_often(first, ste
     own, theirs = values[:, 0], values[:, 1:]
     ratios = np.array([controls.observed.captured / draw.captured for draw in drawn])
     alone = theirs * (ratios if comparison == "effect per variance" else 1.0)
-    both = theirs * np.maximum(ratios, 1.0)
+    both = np.array(
+        [[controls.statistic(x, d) for x, d in zip(row, drawn, strict=True)] for row in theirs]
+    )
     rates = []
     for ranked in (alone, both):
         stops = [
