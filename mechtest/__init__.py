@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mechtest.interventions import Subspace as Subspace
     from mechtest.interventions import ZeroAblation as ZeroAblation
     from mechtest.interventions import fit_means as fit_means
-    from mechtest.interventions import fit_scale as fit_scale
+    from mechtest.interventions import fit_spectrum as fit_spectrum
     from mechtest.models import ActivationCache as ActivationCache
     from mechtest.models import HookedMamba as HookedMamba
     from mechtest.models import HookPoint as HookPoint
@@ -82,7 +82,7 @@ _HOME = {
     "convert_original_config_to_hooked_mamba_config": "mechtest.checkpoints",
     "convert_original_state_dict_to_hooked_state_dict": "mechtest.checkpoints",
     "fit_means": "mechtest.interventions",
-    "fit_scale": "mechtest.interventions",
+    "fit_spectrum": "mechtest.interventions",
     "kl_divergence": "mechtest.tasks",
     "log_probability": "mechtest.tasks",
     "logit_difference": "mechtest.tasks",

@@ -5,7 +5,7 @@ that means for given prompts, `run` carries it out. Faster executors replace the
 """
 
 from mechtest.interventions.circuit import Circuit
-from mechtest.interventions.fit import fit_means, fit_scale
+from mechtest.interventions.fit import fit_means, fit_spectrum
 from mechtest.interventions.plan import PlannedEdit, plan_edits
 from mechtest.interventions.run import InterventionRun, Runner
 from mechtest.interventions.spec import (
@@ -33,6 +33,6 @@ __all__ = [
     "Subspace",
     "ZeroAblation",
     "fit_means",
-    "fit_scale",
+    "fit_spectrum",
     "plan_edits",
 ]

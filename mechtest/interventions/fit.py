@@ -1,18 +1,18 @@
 """Which values of an intervention are learned from prompts, and from which?
 
-Means and scales are fits: they belong on the discovery half, and what they touched is recorded.
+Means and spectra are fits: they belong on the discovery half, and what they touched is recorded.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
 
 from mechtest.errors import ShapeError
 from mechtest.interventions.circuit import Circuit
 from mechtest.interventions.plan import PlannedEdit, plan_edits
 from mechtest.interventions.run import Runner
 from mechtest.interventions.spec import MeanAblation, Run
+from mechtest.stats import Spectrum, measure_spectrum
 
 
 @torch.no_grad()
@@ -32,36 +32,33 @@ def fit_means(runner: Runner, circuit: Circuit, run: Run = "clean") -> MeanAblat
 
 
 @torch.no_grad()
-def fit_scale(
-    runner: Runner, circuit: Circuit, run: Run = "clean", floor: float = 1e-3
-) -> Float[torch.Tensor, " dim"]:
-    """Return the standard deviation of each coordinate of a one-hook circuit, flattened.
+def fit_spectrum(runner: Runner, circuit: Circuit, run: Run = "clean") -> Spectrum:
+    """Return the spread and principal axes of a one-hook circuit's activations, flattened.
+
+    Subspaces are taken, and controls drawn, in these coordinates.
 
     Args:
         runner: Model and (discovery) prompts.
         circuit: One hook.
         run: The run to look at.
-        floor: Smallest scale, as a share of the median one: coordinates that hardly vary would
-            otherwise be blown up.
 
     Raises:
         ShapeError: Several hooks, or the prompts are the half that claims are tested on.
+        SampleError: Activations that do not vary.
     """
     found = list(_activations(runner, circuit, run).values())
     if len(found) != 1:
         raise ShapeError(
-            "a scale belongs to one hook", given=circuit.name, expected="one site of one hook"
+            "a spectrum belongs to one hook", given=circuit.name, expected="one site of one hook"
         )
-    spread = found[0].flatten(1).double().std(0)
-    least = floor * float(spread.median())
-    return spread.clamp(min=max(least, torch.finfo(torch.float32).tiny)).to(found[0].dtype)
+    return measure_spectrum(found[0].flatten(1).cpu().numpy(), name=circuit.name)
 
 
 def _activations(runner: Runner, circuit: Circuit, run: Run) -> dict[PlannedEdit, torch.Tensor]:
     """Return the activations at every place the circuit means, one row each."""
     if runner.pairs.side == "test":
         raise ShapeError(
-            "means and scales are fits, and these prompts are kept for testing claims",
+            "means and spectra are fits, and these prompts are kept for testing claims",
             given="the test half of the prompts",
             expected="prompts.discovery",
         )

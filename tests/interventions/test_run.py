@@ -20,7 +20,7 @@ from mechtest.interventions import (
     Subspace,
     ZeroAblation,
     fit_means,
-    fit_scale,
+    fit_spectrum,
 )
 from mechtest.models import HookedMamba
 from mechtest.tasks import PromptPairs, logit_difference
@@ -131,7 +131,7 @@ def test_zero_and_mean_ablation_put_in_zeros_and_means(model, prompts, runner):
 
 
 def test_fits_refuse_the_test_half(runner):
-    for fit in (fit_means, fit_scale):
+    for fit in (fit_means, fit_spectrum):
         with pytest.raises(ShapeError, match="kept for testing"):
             fit(runner, Circuit("blocks.1.hook_out_proj@last"))
 
@@ -161,19 +161,41 @@ def test_a_subspace_edit_stays_in_the_subspace(model, runner):
     assert 0 < abs(share_moved(runner, run)) < abs(share_moved(runner, full))
 
 
-def test_the_scale_is_the_spread_of_each_coordinate(model, prompts):
+def test_the_spectrum_is_that_of_the_activations(model, prompts):
     discovery = Runner(model, prompts.discovery[::24].encode(model.tokenizer))
-    scale = fit_scale(discovery, Circuit("blocks.0.hook_h@last"))
+    spectrum = fit_spectrum(discovery, Circuit("blocks.0.hook_h@last"))
     _, cache = model.run_with_cache(
         discovery.pairs.clean_tokens,
         attention_mask=discovery.pairs.attention_mask,
         names_filter="blocks.0.hook_h@last",
     )
-    expected = next(iter(cache.values())).flatten(1).double().std(0)
-    assert scale.shape == (2048,)
-    large = expected > 0.01 * expected.median()
-    assert torch.allclose(scale[large].double(), expected[large], rtol=1e-4)
-    assert bool((scale > 0).all())
+    values = next(iter(cache.values())).flatten(1).double()
+    assert spectrum.dim == 2048
+    assert spectrum.samples == len(discovery.pairs)
+    expected = values.std(0, correction=0).numpy()
+    large = expected > 1e-3 * expected.max()
+    assert spectrum.scale[large] == pytest.approx(expected[large], rel=1e-4)
+    with pytest.raises(ShapeError, match="one hook"):
+        fit_spectrum(discovery, Circuit("blocks.0.state@last"))
+
+
+def test_a_drawn_subspace_edits_as_the_same_span_does(runner):
+    """Claim and controls are carried out by the same formula as a subspace spanned by hand."""
+    from mechtest import stats
+
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.randn(200, 64, generator=generator) * torch.logspace(0, 2, 64)
+    spectrum = stats.measure_spectrum(samples.numpy())
+    directions = torch.randn(64, 2, generator=generator)
+    controls = stats.SubspaceControls(directions.numpy(), spectrum, "block", 0, "claim")
+    drawn = Subspace.from_edit(controls.observed.basis, controls.observed.dual)
+    spanned = Subspace.spanned_by(directions, torch.as_tensor(spectrum.scale))
+    change = torch.randn(5, 64, generator=generator)
+    assert torch.allclose(drawn.project(change), spanned.project(change), atol=1e-4)
+    doubled = Subspace.from_edit(controls.observed.basis, controls.observed.dual, gain=2.0)
+    assert torch.allclose(doubled.project(change), 2 * drawn.project(change), rtol=1e-4)
+    control = Subspace.from_edit(controls.draw(0).basis, controls.draw(0).dual)
+    assert not torch.allclose(control.project(change), drawn.project(change), atol=0.1)
 
 
 def test_steering_adds_a_direction(runner):
@@ -213,6 +235,6 @@ def test_empty_and_ambiguous_circuits_are_refused():
     with pytest.raises(ShapeError, match="no channels"):
         Circuit("blocks.0.hook_y", channels=[])
     with pytest.raises(ShapeError, match="belongs to one hook"):
-        Circuit("blocks.0.state@last", subspace=Subspace(torch.eye(4)[:, :1]))
+        Circuit("blocks.0.state@last", subspace=Subspace(torch.eye(4)[:, :1], torch.eye(4)[:, :1]))
     with pytest.raises(UnknownSiteError):
         Circuit("blocks.0.hook_yy")
