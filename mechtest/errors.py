@@ -33,16 +33,22 @@ given, what is closest or expected, and the next step.
     |   `-- ShapeError            MT403  tensors of the wrong shape, dtype or device
     |-- InterventionError         MT5xx  changes inside a model
     |   `-- NothingChangedError   MT501  an intervention that changed no activation
-    `-- StatisticsError           MT6xx  what a test of a claim is given
-        |-- SampleError           MT601  too few, mismatched or unusable values
-        |-- ControlsError         MT602  controls that cannot differ from the claim
-        `-- UnattainableLevelError  MT603  no data could reach the level asked for
+    |-- StatisticsError           MT6xx  what a test of a claim is given
+    |   |-- SampleError           MT601  too few, mismatched or unusable values
+    |   |-- ControlsError         MT602  controls that cannot differ from the claim
+    |   `-- UnattainableLevelError  MT603  no data could reach the level asked for
+    `-- ClaimError                MT7xx  what a claim came to, when it is not supported
+        |-- ClaimRefuted          MT701  an AssertionError: the data speak against the claim
+        |-- ClaimInconclusive     MT702  an AssertionError: they do not decide
+        |-- ClaimInvalid          MT703  not a failure but an error: nothing was tested
+        `-- RegistrationError     MT704  claims.lock and the claims do not agree
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "AlignmentError",
@@ -50,6 +56,10 @@ __all__ = [
     "CheckpointError",
     "CheckpointFormatError",
     "CheckpointNotFoundError",
+    "ClaimError",
+    "ClaimInconclusive",
+    "ClaimInvalid",
+    "ClaimRefuted",
     "ConfigError",
     "ControlsError",
     "DuplicateWeightsError",
@@ -64,6 +74,7 @@ __all__ = [
     "PaddingError",
     "PositionError",
     "PromptError",
+    "RegistrationError",
     "RevisionError",
     "SampleError",
     "ShapeError",
@@ -344,3 +355,43 @@ class UnattainableLevelError(StatisticsError):
     """No data could give a p value as small as the level: it is said before anything is run."""
 
     code = "MT603"
+
+
+class ClaimError(MechtestError):
+    """A claim that is not supported.
+
+    Args:
+        what: The numbers first, because pytest cuts its summary lines.
+        record: The `ClaimRecord`; None where the claim failed before there was one.
+        **parts: As for `MechtestError`.
+    """
+
+    code = "MT700"
+
+    def __init__(self, what: str, *, record: Any = None, **parts: Any) -> None:
+        super().__init__(what, **parts)
+        self.record = record
+
+
+class ClaimRefuted(ClaimError, AssertionError):
+    """The data speak against the claim."""
+
+    code = "MT701"
+
+
+class ClaimInconclusive(ClaimError, AssertionError):
+    """The data decide neither way; an assertion nobody could establish is no pass."""
+
+    code = "MT702"
+
+
+class ClaimInvalid(ClaimError):
+    """The claim could not be tested as stated: an error, never a failure or a pass."""
+
+    code = "MT703"
+
+
+class RegistrationError(ClaimError):
+    """The lock and the claims do not agree, or a claim is declared in a way nothing can test."""
+
+    code = "MT704"

@@ -16,10 +16,19 @@ from typing import Any, Self, TypeVar
 
 from mechtest.errors import NonFiniteError
 
-__all__ = ["ClaimRecord", "Controls", "Effect", "Evidence", "ModelIdentity", "Verdict"]
+__all__ = [
+    "ClaimRecord",
+    "Controls",
+    "Effect",
+    "EffectMap",
+    "Evidence",
+    "Guard",
+    "ModelIdentity",
+    "Verdict",
+]
 
 T = TypeVar("T")
-RECORD_FORMAT = "mechtest-record/1"
+RECORD_FORMAT = "mechtest-record/2"
 
 
 class Verdict(StrEnum):
@@ -62,8 +71,12 @@ class Controls:
         at_least_as_extreme: Those that did at least as well (ties count).
         p: Anytime-valid p value, never below 1 / (drawn + 1).
         stopped: `specific`, `futile` or `cap`.
-        null_mean: Mean effect of the controls.
-        values: Effect of each control, in the order drawn.
+        observed: The claim's own statistic, which is ranked among `values`.
+        null_mean: Mean statistic of the controls; None when none was drawn.
+        exceedance_low: Lower 97.5 % bound of the share of controls at least as extreme.
+        excess: Effect of the claim minus the mean effect of its controls.
+        weak: Whether this kind of control cannot make a claim supported alone.
+        values: Statistic of each control, in the order drawn.
     """
 
     kind: str
@@ -71,49 +84,29 @@ class Controls:
     at_least_as_extreme: int
     p: float
     stopped: str
-    null_mean: float
+    observed: float
+    null_mean: float | None
+    exceedance_low: float = 0.0
+    excess: Effect | None = None
+    weak: bool = False
     values: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """One measurement behind a claim.
+class Guard:
+    """A condition without which a number would not mean what it seems to.
 
     Attributes:
-        kind: `necessity`, `sufficiency`, `equivalence` ...
-        circuit: Site names.
-        intervention: For example `resample`.
-        metric: For example `logit_difference`.
-        effect: How big.
-        threshold: What the effect is held against.
-        p_effect: Of the null hypothesis that the effect is no larger than the threshold.
-        clusters: Templates.
-        prompts: Prompts.
-        moved: Share of prompts that answered as the corrupted prompt would.
-        broken: Share of prompts that answered neither.
-        controls: How special, None where the claim asks for no controls.
-        assumptions: Sentences a reader has to grant.
-        prompt_ids: Names of the prompts, in the order of `effects`.
-        effects: Part of the behaviour moved, prompt by prompt, in the metric's unit.
-        behaviours: Behaviour there was to move, prompt by prompt.
+        name: For example `illusion`.
+        passed: Whether it holds; None where it could not be settled.
+        detail: What was found, one sentence.
+        p: p value where the guard is a test; it then counts as a part of the claim's.
     """
 
-    kind: str
-    circuit: tuple[str, ...]
-    intervention: str
-    metric: str
-    effect: Effect
-    threshold: float
-    p_effect: float
-    clusters: int
-    prompts: int
-    moved: float
-    broken: float
-    controls: Controls | None = None
-    assumptions: tuple[str, ...] = ()
-    prompt_ids: tuple[str, ...] = ()
-    effects: tuple[float, ...] = ()
-    behaviours: tuple[float, ...] = ()
+    name: str
+    passed: bool | None
+    detail: str
+    p: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,39 +129,136 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimRecord:
-    """A checked claim.
+class Evidence:
+    """One measurement behind a claim.
 
     Attributes:
-        statement: The claim as a sentence.
-        verdict: What it came to.
-        binding: What decided: `effect`, `controls`, a guard's name, or the error of an invalid one.
-        reason: One sentence that a reader can act on.
-        level: Error rate the claim was tested at.
+        kind: `necessity`, `sufficiency`, `specificity`, `absence` or `identity`.
+        label: Which part of the claim this is, for example `seed 3`; empty where there is one.
+        circuit: Site names, or the name of what an identity compares.
+        intervention: For example `resample`.
+        metric: For example `logit_difference`.
+        effect: How big.
+        verdict: What this part came to.
+        threshold: What the effect is held against; None where only its rank is asked for.
+        direction: `greater` or `less`: on which side of the threshold the claim is.
+        p_effect: Of the null hypothesis that the effect is on the other side; None where it is not
+            asked for, or where nothing is estimated (an identity).
+        method: How `p_effect` was computed.
+        clusters: Templates.
+        clusters_positive: Templates whose own effect is on the claimed side.
+        worst_cluster: Template furthest on the other side.
+        prompts: Prompts.
+        accuracy: Share of prompts the untouched model answers right; None where not measured.
+        moved: Share of prompts that answered as the corrupted prompt would.
+        broken: Share of prompts that answered neither.
         model: Which weights.
-        prompts: Digest of the prompts.
-        seed: Root seed of every random draw.
-        evidence: Measurements.
+        controls: How special, None where the claim asks for no controls.
+        guards: What was checked before and beside.
+        assumptions: Sentences a reader has to grant.
+        prompt_ids: Names of the prompts, in the order of `effects`.
+        effects: Part of the behaviour moved, prompt by prompt, in the metric's unit.
+        behaviours: Behaviour there was to move, prompt by prompt.
     """
 
-    statement: str
+    kind: str
+    label: str
+    circuit: tuple[str, ...]
+    intervention: str
+    metric: str
+    effect: Effect
     verdict: Verdict
-    binding: str
-    reason: str
-    level: float
+    threshold: float | None
+    direction: str
+    p_effect: float | None
+    method: str
+    clusters: int
+    clusters_positive: int
+    worst_cluster: str
+    prompts: int
+    accuracy: float | None
+    moved: float | None
+    broken: float | None
     model: ModelIdentity
-    prompts: str
-    seed: int
-    evidence: tuple[Evidence, ...] = ()
+    controls: Controls | None = None
+    guards: tuple[Guard, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    prompt_ids: tuple[str, ...] = ()
+    effects: tuple[float, ...] = ()
+    behaviours: tuple[float, ...] = ()
 
     @property
     def p(self) -> float:
-        """The claim's p value: the largest of its parts (1 for an invalid claim)."""
-        if self.verdict is Verdict.INVALID:
+        """The largest p value of this measurement's parts (0 where nothing was estimated)."""
+        parts = [0.0 if self.p_effect is None else self.p_effect]
+        parts += [] if self.controls is None else [self.controls.p]
+        parts += [guard.p for guard in self.guards if guard.p is not None]
+        return max(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class EffectMap:
+    """A table of effects to look at, for example layer by position.
+
+    Attributes:
+        title: What it shows, and on which prompts.
+        rows: Row labels.
+        columns: Column labels.
+        values: Effects, one tuple a row; None where there is nothing to measure.
+        unit: Of the values.
+    """
+
+    title: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: tuple[tuple[float | None, ...], ...]
+    unit: str = "share of behaviour"
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRecord:
+    """A checked claim: what one assertion found.
+
+    Attributes:
+        id: The test that made the claim; empty outside a test.
+        statement: The claim as a sentence.
+        kind: `necessity`, `sufficiency`, `specificity`, `absence`, `stability` or `identity`.
+        verdict: What it came to.
+        binding: What decided: `effect`, `controls`, a guard's name, or the code of an error.
+        reason: One sentence that a reader can act on.
+        settle: What would settle an inconclusive claim; empty otherwise.
+        level: Error rate the claim was tested at.
+        seed: Root seed of every random draw.
+        prompts: Digest of the prompts.
+        settings: What the lock registers: everything chosen before the test half was looked at.
+        evidence: Measurements.
+        notes: Sentences that belong beside the numbers.
+    """
+
+    id: str
+    statement: str
+    kind: str
+    verdict: Verdict
+    binding: str
+    reason: str
+    settle: str
+    level: float
+    seed: int
+    prompts: str
+    settings: Mapping[str, Any]
+    evidence: tuple[Evidence, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def p(self) -> float:
+        """The claim's p value: the largest of its parts (1 for an invalid claim, or one without).
+
+        Every part has to hold, so no correction is needed for there being several
+        (intersection-union).
+        """
+        if self.verdict is Verdict.INVALID or not self.evidence:
             return 1.0
-        parts = [item.p_effect for item in self.evidence]
-        parts += [item.controls.p for item in self.evidence if item.controls is not None]
-        return max(parts, default=1.0)
+        return max(item.p for item in self.evidence)
 
     def to_json(self) -> str:
         """Return this record as one line of JSON.
@@ -191,7 +281,6 @@ class ClaimRecord:
         if not isinstance(content, dict) or content.pop("format", None) != RECORD_FORMAT:
             raise ValueError(f"not a claim record of format {RECORD_FORMAT}")
         content["verdict"] = Verdict(content["verdict"])
-        content["model"] = _built(ModelIdentity, content["model"])
         content["evidence"] = tuple(_evidence(item) for item in content["evidence"])
         return _built(cls, content)
 
@@ -199,8 +288,14 @@ class ClaimRecord:
 def _evidence(content: Mapping[str, Any]) -> Evidence:
     values = dict(content)
     values["effect"] = _built(Effect, values["effect"])
+    values["verdict"] = Verdict(values["verdict"])
+    values["model"] = _built(ModelIdentity, values["model"])
+    values["guards"] = tuple(_built(Guard, guard) for guard in values["guards"])
     if values["controls"] is not None:
-        values["controls"] = _built(Controls, values["controls"])
+        controls = dict(values["controls"])
+        if controls["excess"] is not None:
+            controls["excess"] = _built(Effect, controls["excess"])
+        values["controls"] = _built(Controls, controls)
     return _built(Evidence, values)
 
 

@@ -1,0 +1,93 @@
+"""Which claim is being checked right now, at which level, and where does its evidence go?
+
+The plugin puts a `RunningClaim` in place around each test; assertions, on a lower floor, find it
+here. Pure Python: knowing the claim costs no import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from mechtest.records import ClaimRecord, EffectMap
+
+__all__ = ["DEFAULT_ALPHA", "RunningClaim", "current_claim", "running"]
+
+DEFAULT_ALPHA = 0.05
+
+Event = Callable[[str, Mapping[str, Any]], None]
+
+
+def _nobody(event: str, content: Mapping[str, Any]) -> None:
+    del event, content
+
+
+@dataclass
+class RunningClaim:
+    """A claim while its test runs.
+
+    Attributes:
+        id: Node id of the test, with all parameters.
+        key: The id without the model's seed and checkpoint: what the lock registers. Random draws
+            are keyed by it, so that every checkpoint sees the same controls.
+        statement: The claim as a sentence.
+        family: Name of its family; empty outside one.
+        level: Error rate this claim is tested at; static, from the lock.
+        seed: Root seed.
+        registered: Whether the lock holds this claim; otherwise it is exploratory.
+        planning: Only say what would be done: no forward pass, no verdict.
+        records: What its assertions found, in order.
+        plans: What they would do, while planning.
+        maps: Tables attached to it.
+        on_event: Told of progress; the plugin writes it to a journal.
+        forward_passes: Of all its assertions.
+    """
+
+    id: str = ""
+    key: str = ""
+    statement: str = ""
+    family: str = ""
+    level: float = DEFAULT_ALPHA
+    seed: int = 0
+    registered: bool = False
+    planning: bool = False
+    records: list[ClaimRecord] = field(default_factory=list)
+    plans: list[Mapping[str, Any]] = field(default_factory=list)
+    maps: list[EffectMap] = field(default_factory=list)
+    on_event: Event = _nobody
+    forward_passes: int = 0
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Say how far a long claim has come.
+
+        Args:
+            done: Controls (or other units) measured so far.
+            total: The most there may be.
+            note: What they are, and what would stop it.
+        """
+        self.on_event("progress", {"done": done, "total": total, "note": note})
+
+    def attach_map(self, table: EffectMap) -> None:
+        """Put a table of effects beside this claim in the report."""
+        self.maps.append(table)
+
+
+_current: ContextVar[RunningClaim | None] = ContextVar("mechtest_running_claim", default=None)
+
+
+def current_claim() -> RunningClaim | None:
+    """Return the claim whose test is running, None outside one."""
+    return _current.get()
+
+
+@contextmanager
+def running(claim: RunningClaim) -> Iterator[RunningClaim]:
+    """Make `claim` the current one for the time of a `with` block."""
+    token = _current.set(claim)
+    try:
+        yield claim
+    finally:
+        _current.reset(token)
