@@ -10,6 +10,18 @@ from typing import TYPE_CHECKING
 from mechtest._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from mechtest.assertions import assert_beats_random_subspaces as assert_beats_random_subspaces
+    from mechtest.assertions import assert_identity as assert_identity
+    from mechtest.assertions import assert_necessary as assert_necessary
+    from mechtest.assertions import assert_not_necessary as assert_not_necessary
+    from mechtest.assertions import assert_stable_across_seeds as assert_stable_across_seeds
+    from mechtest.assertions import assert_sufficient as assert_sufficient
+    from mechtest.assertions import check_beats_random_subspaces as check_beats_random_subspaces
+    from mechtest.assertions import check_identity as check_identity
+    from mechtest.assertions import check_necessary as check_necessary
+    from mechtest.assertions import check_not_necessary as check_not_necessary
+    from mechtest.assertions import check_stable_across_seeds as check_stable_across_seeds
+    from mechtest.assertions import check_sufficient as check_sufficient
     from mechtest.checkpoints import MambaCfg as MambaCfg
     from mechtest.checkpoints import MambaInitCfg as MambaInitCfg
     from mechtest.checkpoints import (
@@ -24,6 +36,9 @@ if TYPE_CHECKING:
     from mechtest.checkpoints import (
         convert_original_state_dict_to_hooked_state_dict as convert_original_state_dict_to_hooked_state_dict,  # noqa: E501
     )
+    from mechtest.errors import ClaimInconclusive as ClaimInconclusive
+    from mechtest.errors import ClaimInvalid as ClaimInvalid
+    from mechtest.errors import ClaimRefuted as ClaimRefuted
     from mechtest.errors import MechtestError as MechtestError
     from mechtest.interventions import Circuit as Circuit
     from mechtest.interventions import MeanAblation as MeanAblation
@@ -42,6 +57,11 @@ if TYPE_CHECKING:
     from mechtest.models import ModelState as ModelState
     from mechtest.models import ModelSuite as ModelSuite
     from mechtest.models import RecurrentState as RecurrentState
+    from mechtest.plugin.marks import claim as claim
+    from mechtest.plugin.marks import family as family
+    from mechtest.records import ClaimRecord as ClaimRecord
+    from mechtest.records import EffectMap as EffectMap
+    from mechtest.records import Verdict as Verdict
     from mechtest.sites import Site as Site
     from mechtest.tasks import PromptPair as PromptPair
     from mechtest.tasks import PromptPairs as PromptPairs
@@ -57,6 +77,11 @@ __version__ = "0.1.0"
 _HOME = {
     "ActivationCache": "mechtest.models",
     "Circuit": "mechtest.interventions",
+    "ClaimInconclusive": "mechtest.errors",
+    "ClaimInvalid": "mechtest.errors",
+    "ClaimRecord": "mechtest.records",
+    "ClaimRefuted": "mechtest.errors",
+    "EffectMap": "mechtest.records",
     "HookPoint": "mechtest.models",
     "HookedMamba": "mechtest.models",
     "MambaCfg": "mechtest.checkpoints",
@@ -75,12 +100,27 @@ _HOME = {
     "Site": "mechtest.sites",
     "Steer": "mechtest.interventions",
     "Subspace": "mechtest.interventions",
+    "Verdict": "mechtest.records",
     "ZeroAblation": "mechtest.interventions",
     "accuracy": "mechtest.tasks",
+    "assert_beats_random_subspaces": "mechtest.assertions",
+    "assert_identity": "mechtest.assertions",
+    "assert_necessary": "mechtest.assertions",
+    "assert_not_necessary": "mechtest.assertions",
+    "assert_stable_across_seeds": "mechtest.assertions",
+    "assert_sufficient": "mechtest.assertions",
+    "check_beats_random_subspaces": "mechtest.assertions",
+    "check_identity": "mechtest.assertions",
+    "check_necessary": "mechtest.assertions",
+    "check_not_necessary": "mechtest.assertions",
+    "check_stable_across_seeds": "mechtest.assertions",
+    "check_sufficient": "mechtest.assertions",
+    "claim": "mechtest.plugin.marks",
     "convert_hooked_mamba_config_to_original_config": "mechtest.checkpoints",
     "convert_hooked_state_dict_to_original_state_dict": "mechtest.checkpoints",
     "convert_original_config_to_hooked_mamba_config": "mechtest.checkpoints",
     "convert_original_state_dict_to_hooked_state_dict": "mechtest.checkpoints",
+    "family": "mechtest.plugin.marks",
     "fit_means": "mechtest.interventions",
     "fit_spectrum": "mechtest.interventions",
     "kl_divergence": "mechtest.tasks",

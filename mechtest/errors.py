@@ -363,14 +363,21 @@ class ClaimError(MechtestError):
     Args:
         what: The numbers first, because pytest cuts its summary lines.
         record: The `ClaimRecord`; None where the claim failed before there was one.
+        details: Lines that follow the four parts: measurements, controls, how to repeat it.
         **parts: As for `MechtestError`.
     """
 
     code = "MT700"
 
-    def __init__(self, what: str, *, record: Any = None, **parts: Any) -> None:
+    def __init__(
+        self, what: str, *, record: Any = None, details: Iterable[str] = (), **parts: Any
+    ) -> None:
         super().__init__(what, **parts)
         self.record = record
+        self.details = tuple(details)
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *(f"  {line}" for line in self.details)])
 
 
 class ClaimRefuted(ClaimError, AssertionError):

@@ -6,7 +6,7 @@ alone, never from the number of processes, because matrix products of other size
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,10 +16,11 @@ from mechtest.errors import NonFiniteError, NothingChangedError
 from mechtest.interventions.circuit import Circuit
 from mechtest.interventions.plan import PlannedEdit, channel_mask, plan_edits
 from mechtest.interventions.spec import Intervention, Run
-from mechtest.models import HookedMamba
+from mechtest.models import HookedMamba, HookPoint, ModelState
+from mechtest.sites import Site
 from mechtest.tasks import EncodedPairs
 
-BATCH_SIZE = 128
+BATCH_SIZE = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +42,21 @@ class InterventionRun:
     forward_tokens: int
 
 
+@dataclass(frozen=True, eq=False)
+class _Resumed:
+    """What is left of a run after the prefix that no edit touches."""
+
+    tokens: torch.Tensor
+    mask: torch.Tensor | None
+    state: ModelState | None
+
+
 @dataclass(eq=False)
 class Runner:
     """Runs interventions in one model on one set of prompts, keeping what they share.
+
+    An edit cannot reach back in time: what comes before the first edited position is run once, kept
+    as the recurrent state it ends in, and every intervention goes on from there.
 
     Args:
         model: The model.
@@ -55,31 +68,48 @@ class Runner:
     pairs: EncodedPairs
     batch_size: int = BATCH_SIZE
     forward_passes: int = field(default=0, init=False)
-    _logits: dict[Run, torch.Tensor] = field(default_factory=dict, init=False)
-    _caches: dict[tuple[Run, int, str], Mapping[str, torch.Tensor]] = field(
+    forward_tokens: int = field(default=0, init=False)
+    _logits: dict[tuple[Run, int], torch.Tensor] = field(default_factory=dict, init=False)
+    _caches: dict[tuple[Run, int, int, str], Mapping[str, torch.Tensor]] = field(
         default_factory=dict, init=False
     )
+    _prefixes: dict[tuple[Run, int, int], _Resumed] = field(default_factory=dict, init=False)
+    _plans: dict[tuple[Site, ...], tuple[PlannedEdit, ...]] = field(
+        default_factory=dict, init=False
+    )
+    _batches: list[EncodedPairs] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._batches = list(self.pairs.batches(self.batch_size))
 
     @torch.no_grad()
-    def logits(self, run: Run) -> Float[torch.Tensor, "prompt d_vocab"]:
+    def logits(self, run: Run, *, column: int = 0) -> Float[torch.Tensor, "prompt d_vocab"]:
         """Return the logits of the clean or the corrupted run at the last position.
+
+        Args:
+            run: Which run.
+            column: Run on from the state before this column; values agree to rounding.
 
         Raises:
             NonFiniteError: NaN or infinity; names the first prompt.
         """
-        if run not in self._logits:
-            rows = [self._forward(batch, run)[:, -1] for batch in self._batches()]
-            self._logits[run] = self._finite(torch.cat(rows), f"the {run} run")
-        return self._logits[run]
+        key = (run, column)
+        if key not in self._logits:
+            rows = [self._forward(run, index, column) for index in range(len(self._batches))]
+            self._logits[key] = self._finite(torch.cat(rows), f"the {run} run")
+        return self._logits[key]
 
     @torch.no_grad()
     def run(
-        self, circuit: Circuit, intervention: Intervention, base: Run = "clean"
+        self,
+        circuit: Circuit | Sequence[Circuit],
+        intervention: Intervention,
+        base: Run = "clean",
     ) -> InterventionRun:
         """Carry out one intervention.
 
         Args:
-            circuit: Where.
+            circuit: Where; several are edited at once.
             intervention: What.
             base: The run intervened in: `clean` asks for necessity, `corrupted` (with a patch from
                 clean) for sufficiency.
@@ -89,61 +119,99 @@ class Runner:
             NonFiniteError: The result holds NaN or infinity.
             UnknownSiteError, PositionError, ShapeError: The circuit does not fit.
         """
-        plan = plan_edits(self.model.resolver, circuit, self.pairs)
+        circuits = [circuit] if isinstance(circuit, Circuit) else list(circuit)
+        name = " + ".join(one.name for one in circuits)
+        plans = [(one, self._plan(one)) for one in circuits]
+        column = self._first_column([edit for _, plan in plans for edit in plan])
         source = intervention.source(base)
-        logits, changed, tokens = [], [], 0
-        for index, batch in enumerate(self._batches()):
+        logits, changed, tokens = [], [], self.forward_tokens
+        for index, batch in enumerate(self._batches):
             start = index * self.batch_size
-            part = [_sliced(edit, start, len(batch)) for edit in plan]
-            reference = {} if source is None else self._cached(part, source, index, batch)
             touched = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
             rows = torch.as_tensor(batch.order)
-            hooks = [
-                hook
-                for edit in part
-                for hook in _hooks(edit, circuit, intervention, reference, rows, touched)
-            ]
-            logits.append(self._forward(batch, base, hooks)[:, -1])
+            hooks = []
+            for one, plan in plans:
+                part = [_sliced(edit, start, len(batch), column) for edit in plan]
+                reference: Mapping[str, torch.Tensor] = {}
+                if source is not None:
+                    reference = self._cached(part, source, index, column)
+                for edit in part:
+                    hooks += _hooks(edit, one, intervention, reference, rows, touched)
+            logits.append(self._forward(base, index, column, hooks))
             changed.append(touched)
-            tokens += batch.clean_tokens.numel()
         after, any_change = torch.cat(logits), torch.cat(changed)
         if not bool(any_change.any()):
             raise NothingChangedError(
-                f"{intervention.name} of {circuit.name} changed no activation of any prompt",
-                given=f"{circuit!r} on {len(self.pairs)} prompts",
+                f"{intervention.name} of {name} changed no activation of any prompt",
+                given=f"{name} on {len(self.pairs)} prompts",
                 expected="activations that differ between the runs, or a replacement that differs",
                 next_step="check the position: before the first differing token nothing differs",
             )
-        after = self._finite(after, f"{intervention.name} of {circuit.name}")
-        before = self.logits(base)
-        return InterventionRun(after, before, any_change, (after != before).any(1), tokens)
+        after = self._finite(after, f"{intervention.name} of {name}")
+        before = self.logits(base, column=column)
+        moved = (after != before).any(1)
+        return InterventionRun(after, before, any_change, moved, self.forward_tokens - tokens)
 
-    def _batches(self) -> list[EncodedPairs]:
-        return list(self.pairs.batches(self.batch_size))
+    def _plan(self, circuit: Circuit) -> tuple[PlannedEdit, ...]:
+        """Return the edits of a circuit; its sites decide, whatever channels or subspace."""
+        if circuit.sites not in self._plans:
+            self._plans[circuit.sites] = plan_edits(self.model.resolver, circuit, self.pairs)
+        return self._plans[circuit.sites]
+
+    def _first_column(self, plan: Sequence[PlannedEdit]) -> int:
+        """Return the column to run on from: the first edited one, or 0 for the whole prompt."""
+        if any(edit.where is None for edit in plan):
+            return 0
+        column = min(edit.positions()[0] for edit in plan if edit.where is not None)
+        padding = self.pairs.clean_tokens.shape[1] - int(self.pairs.lengths.min())
+        return column if column > padding else 0  # every prompt needs a token before it
 
     def _forward(
-        self, batch: EncodedPairs, run: Run, hooks: list[tuple[str, Callable]] | None = None
+        self, run: Run, index: int, column: int, hooks: Sequence[tuple[str, Callable]] = ()
     ) -> torch.Tensor:
-        tokens = batch.clean_tokens if run == "clean" else batch.corrupted_tokens
-        self.forward_passes += 1
-        return self.model.run_with_hooks(
-            tokens, attention_mask=batch.attention_mask, fwd_hooks=hooks or []
-        )
+        """Return the logits at the last position of one batch."""
+        rest = self._rest(run, index, column)
+        self._count(rest.tokens)
+        with self.model.hooks(fwd_hooks=list(hooks)):
+            logits, _ = self.model.run_with_state(rest.tokens, rest.state, attention_mask=rest.mask)
+        return logits[:, -1]
+
+    def _rest(self, run: Run, index: int, column: int) -> _Resumed:
+        key = (run, index, column)
+        if key not in self._prefixes:
+            batch = self._batches[index]
+            tokens = batch.clean_tokens if run == "clean" else batch.corrupted_tokens
+            mask, state = batch.attention_mask, None
+            if column:
+                self._count(tokens[:, :column])
+                _, state = self.model.run_with_state(
+                    tokens[:, :column], attention_mask=_needed(mask[:, :column])
+                )
+            self._prefixes[key] = _Resumed(tokens[:, column:], _needed(mask[:, column:]), state)
+        return self._prefixes[key]
 
     def _cached(
-        self, part: list[PlannedEdit], run: Run, index: int, batch: EncodedPairs
+        self, part: list[PlannedEdit], run: Run, index: int, column: int
     ) -> Mapping[str, torch.Tensor]:
         """Return the source run's activations at the edited hooks, by concrete name."""
-        names = [name for edit in part for name in _concrete(edit)]
-        key = (run, index, "|".join(names))
+        names = list(dict.fromkeys(name for edit in part for name in _concrete(edit)))
+        key = (run, index, column, "|".join(names))
         if key not in self._caches:
-            tokens = batch.clean_tokens if run == "clean" else batch.corrupted_tokens
-            self.forward_passes += 1
-            _, cache = self.model.run_with_cache(
-                tokens, attention_mask=batch.attention_mask, names_filter=names
-            )
-            self._caches[key] = dict(cache)
+            rest = self._rest(run, index, column)
+            self._count(rest.tokens)
+            values: dict[str, torch.Tensor] = {}
+
+            def keep(value: torch.Tensor, hook: HookPoint) -> None:
+                values[hook.name] = value
+
+            with self.model.hooks(fwd_hooks=[(name, keep) for name in names]):
+                self.model.run_with_state(rest.tokens, rest.state, attention_mask=rest.mask)
+            self._caches[key] = values
         return self._caches[key]
+
+    def _count(self, tokens: torch.Tensor) -> None:
+        self.forward_passes += 1
+        self.forward_tokens += tokens.numel()
 
     def _finite(self, logits: torch.Tensor, what: str) -> torch.Tensor:
         bad = (~logits.isfinite()).any(1).nonzero().flatten().tolist()
@@ -156,8 +224,13 @@ class Runner:
         return logits
 
 
-def _sliced(edit: PlannedEdit, start: int, count: int) -> PlannedEdit:
-    where = None if edit.where is None else edit.where[start : start + count]
+def _needed(mask: torch.Tensor) -> torch.Tensor | None:
+    """Return a mask, None where it leaves out nothing."""
+    return None if bool(mask.all()) else mask
+
+
+def _sliced(edit: PlannedEdit, start: int, count: int, column: int) -> PlannedEdit:
+    where = None if edit.where is None else edit.where[start : start + count, column:]
     return PlannedEdit(edit.site, where)
 
 
@@ -182,7 +255,7 @@ def _hooks(
             del hook
             new = intervention.replacement(value, reference.get(name), edit.name, rows)
             new = _restricted(value, new, edit, circuit)
-            if where is not None:
+            if where is not None and not bool(where.all()):
                 new = torch.where(where.reshape(*where.shape, *_ones(value, where)), new, value)
             if edit.where is not None:
                 touched.logical_or_((new != value).flatten(1).any(1))

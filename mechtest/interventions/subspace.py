@@ -23,10 +23,12 @@ class Subspace:
     Attributes:
         basis: Columns that span the subspace, float "dim rank".
         dual: Columns that read a change's coordinates along the basis, float "dim rank".
+        outside: Whether everything but these directions is meant.
     """
 
     basis: Float[torch.Tensor, "dim rank"]
     dual: Float[torch.Tensor, "dim rank"]
+    outside: bool = False
 
     @classmethod
     def from_edit(cls, basis: Any, dual: Any, gain: float = 1.0) -> Subspace:
@@ -88,6 +90,10 @@ class Subspace:
         """Dimensions of the subspace."""
         return self.basis.shape[1]
 
+    def complement(self) -> Subspace:
+        """Return everything of the site that is not in this subspace."""
+        return Subspace(self.basis, self.dual, not self.outside)
+
     def project(
         self, change: Float[torch.Tensor, "prompt dim"]
     ) -> Float[torch.Tensor, "prompt dim"]:
@@ -102,4 +108,5 @@ class Subspace:
                 given=f"a subspace of {self.dim} coordinates, a site with {change.shape[1]}",
                 expected="the site the subspace was found on, flattened over its feature axes",
             )
-        return (change @ self.dual.to(change)) @ self.basis.to(change).T
+        inside = (change @ self.dual.to(change)) @ self.basis.to(change).T
+        return change - inside if self.outside else inside

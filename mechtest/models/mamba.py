@@ -67,6 +67,7 @@ class HookedMamba(TextModel):
         super().__init__()
         self.cfg = cfg if device is None else replace(cfg, device=str(device))
         self.fingerprint: Fingerprint | None = None
+        self.source = "unnamed model"
         self.tokens = Tokens(tokenizer)
         dtype = getattr(torch, cfg.dtype)
         # On the meta device nothing is allocated; weights then come from a file or a generator.
@@ -123,6 +124,8 @@ class HookedMamba(TextModel):
         model = cls(replace(loaded.cfg, device=str(device)), initialize_params=False)
         model.load_state_dict(loaded.state_dict, assign=True)
         model.fingerprint = loaded.fingerprint
+        place = [str(path_or_repo), *([subfolder] if subfolder else [])]
+        model.source = "/".join(place) + (f"@{revision}" if revision else "")
         if tokenizer is None and loaded.files.tokenizer_files:
             tokenizer = loaded.files.directory
         if isinstance(tokenizer, (str, Path)):

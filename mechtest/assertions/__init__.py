@@ -1,0 +1,33 @@
+"""What can be claimed of a model, and is it so?
+
+One file a kind of claim, each with a function that asserts (attaches its record to the running test
+and raises unless supported) and one that only checks. `terms` holds what is chosen beforehand,
+`study` what is measured on, `conduct` the order of things, `_decide` the verdict.
+"""
+
+from mechtest.assertions.absence import assert_not_necessary, check_not_necessary
+from mechtest.assertions.asking import Options
+from mechtest.assertions.identity import assert_identity, check_identity
+from mechtest.assertions.necessity import assert_necessary, check_necessary
+from mechtest.assertions.specificity import (
+    assert_beats_random_subspaces,
+    check_beats_random_subspaces,
+)
+from mechtest.assertions.stability import assert_stable_across_seeds, check_stable_across_seeds
+from mechtest.assertions.sufficiency import assert_sufficient, check_sufficient
+
+__all__ = [
+    "Options",
+    "assert_beats_random_subspaces",
+    "assert_identity",
+    "assert_necessary",
+    "assert_not_necessary",
+    "assert_stable_across_seeds",
+    "assert_sufficient",
+    "check_beats_random_subspaces",
+    "check_identity",
+    "check_necessary",
+    "check_not_necessary",
+    "check_stable_across_seeds",
+    "check_sufficient",
+]

@@ -1,0 +1,201 @@
+"""What does a claim come to? The only place with the rule.
+
+A claim is supported when every question it asks is answered: the effect is beyond its threshold,
+the component ranks among the best of its controls, and its guards hold, each at the claim's level
+(an intersection-union test: no correction). It is refuted when the data speak against one of them,
+at the refutation rate split over both routes. Between the two it is inconclusive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mechtest.records import Guard, Verdict
+from mechtest.stats import ControlSummary, Interval, clopper_pearson_interval, reaches
+
+__all__ = ["ORDINARY", "REFUTATION", "ControlFinding", "Decision", "EffectFinding", "decide"]
+
+REFUTATION = 0.05
+"""Rate of false "refuted" a claim may have, shared by its two routes."""
+
+ORDINARY = 0.05
+"""A component is not special when more than this share of controls is as good."""
+
+
+@dataclass(frozen=True)
+class EffectFinding:
+    """What is known about the effect.
+
+    Attributes:
+        estimate: The effect.
+        threshold: What it is held against.
+        low: For `direction` "less" with two sides, the lower threshold; None otherwise.
+        direction: `greater` or `less`.
+        p: p value of the claim's side.
+        wide: Interval for refuting: of confidence 1 - refutation.
+    """
+
+    estimate: float
+    threshold: float
+    direction: str
+    p: float
+    wide: Interval
+    low: float | None = None
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether the interval lies wholly on the other side."""
+        low, high = self.wide.low, self.wide.high
+        if self.direction == "greater":
+            return high is not None and high < self.threshold
+        above = low is not None and low > self.threshold
+        return above or (self.low is not None and high is not None and high < self.low)
+
+
+@dataclass(frozen=True)
+class ControlFinding:
+    """What is known about the rank among controls.
+
+    Attributes:
+        kind: Kind of control.
+        summary: State of the control test.
+        weak: Whether this kind cannot support a claim alone.
+        refutation: Rate for refuting.
+    """
+
+    kind: str
+    summary: ControlSummary
+    weak: bool
+    refutation: float = REFUTATION
+
+    @property
+    def exceedance_low(self) -> float:
+        """Lower bound of the share of controls that are as good.
+
+        Exact where the test stopped at a loss (inverse sampling), conservative elsewhere.
+        """
+        found = self.summary
+        if not found.drawn or not found.at_least_as_extreme:
+            return 0.0
+        interval = clopper_pearson_interval(
+            found.at_least_as_extreme, found.drawn, 1 - self.refutation
+        )
+        return interval.low or 0.0
+
+    @property
+    def ordinary(self) -> bool:
+        """Whether too many controls are as good as the claim."""
+        return self.summary.stop == "futile" and self.exceedance_low > ORDINARY
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a claim came to.
+
+    Attributes:
+        verdict: Supported, refuted or inconclusive.
+        binding: The part that decided: `effect`, `controls`, or a guard's name.
+        reason: One sentence with the numbers that decided.
+    """
+
+    verdict: Verdict
+    binding: str
+    reason: str
+
+
+def decide(
+    level: float,
+    *,
+    effect: EffectFinding | None,
+    controls: ControlFinding | None,
+    guards: Sequence[Guard] = (),
+) -> Decision:
+    """Apply the rule.
+
+    Args:
+        level: Level of the claim.
+        effect: None where the claim does not ask how big.
+        controls: None where it does not ask how special.
+        guards: Conditions with their outcomes; one that failed refutes the claim.
+    """
+    against = _against(effect, controls, guards)
+    if against is not None:
+        return against
+    missing = _missing(level, effect, controls, guards)
+    if missing is not None:
+        return missing
+    parts: list[tuple[float, str]] = []
+    if effect is not None:
+        parts.append((effect.p, "effect"))
+    if controls is not None:
+        parts.append((controls.summary.p, "controls"))
+    parts += [(guard.p, guard.name) for guard in guards if guard.p is not None]
+    p, binding = max(parts)
+    return Decision(Verdict.SUPPORTED, binding, f"every part holds: p {p:.3g} <= {level:.3g}")
+
+
+def _against(
+    effect: EffectFinding | None, controls: ControlFinding | None, guards: Sequence[Guard]
+) -> Decision | None:
+    for guard in guards:
+        if guard.passed is False:
+            return Decision(Verdict.REFUTED, guard.name, guard.detail)
+    if effect is not None and effect.contradicted:
+        return Decision(Verdict.REFUTED, "effect", _effect_against(effect))
+    if controls is not None and controls.ordinary:
+        found = controls.summary
+        reason = (
+            f"{found.at_least_as_extreme} of {found.drawn} {controls.kind} controls are as good: "
+            f"at least {controls.exceedance_low:.0%} of all are"
+        )
+        return Decision(Verdict.REFUTED, "controls", reason)
+    return None
+
+
+def _effect_against(effect: EffectFinding) -> str:
+    confidence = f"{effect.wide.confidence:.1%} interval"
+    if effect.direction == "greater":
+        return (
+            f"the effect {effect.estimate:.3g} is below {effect.threshold:g}: its {confidence} "
+            f"ends at {effect.wide.high:.3g}"
+        )
+    return (
+        f"the effect {effect.estimate:.3g} is not small: its {confidence} is "
+        f"[{effect.wide.low:.3g}, {effect.wide.high:.3g}], the claim {_range(effect)}"
+    )
+
+
+def _range(effect: EffectFinding) -> str:
+    if effect.low is None:
+        return f"below {effect.threshold:g}"
+    return f"between {effect.low:g} and {effect.threshold:g}"
+
+
+def _missing(
+    level: float,
+    effect: EffectFinding | None,
+    controls: ControlFinding | None,
+    guards: Sequence[Guard],
+) -> Decision | None:
+    if effect is not None and not reaches(effect.p, level):
+        side = f"above {effect.threshold:g}" if effect.direction == "greater" else _range(effect)
+        return Decision(
+            Verdict.INCONCLUSIVE,
+            "effect",
+            f"the effect {effect.estimate:.3g} is not shown to be {side}: "
+            f"p {effect.p:.3g} > {level:.3g}",
+        )
+    for guard in guards:
+        if guard.passed is None or (guard.p is not None and not reaches(guard.p, level)):
+            return Decision(Verdict.INCONCLUSIVE, guard.name, guard.detail)
+    if controls is not None:
+        found = controls.summary
+        rank = f"{found.at_least_as_extreme} of {found.drawn} {controls.kind} controls are as good"
+        if not reaches(found.p, level):
+            reason = f"{rank}: p {found.p:.3g} > {level:.3g}"
+            return Decision(Verdict.INCONCLUSIVE, "controls", reason)
+        if controls.weak:
+            reason = f"{rank}, but {controls.kind} controls are weak and support nothing alone"
+            return Decision(Verdict.INCONCLUSIVE, "controls", reason)
+    return None

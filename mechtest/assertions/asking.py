@@ -1,0 +1,129 @@
+"""How does one assertion, called with a model, a circuit and prompts, become a record?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from mechtest.assertions.conduct import answer
+from mechtest.assertions.outcome import checked
+from mechtest.assertions.study import Study, prepare_study
+from mechtest.assertions.terms import Terms
+from mechtest.errors import MechtestError
+from mechtest.interventions import Circuit, Intervention, ResampleAblation
+from mechtest.models import HookedMamba
+from mechtest.records import ClaimRecord, Verdict
+from mechtest.running_claim import RunningClaim
+from mechtest.stats import LOSSES
+from mechtest.tasks import Metric, PromptPairs, logit_difference
+
+__all__ = ["Asked", "BuildTerms", "Options", "ask", "planned"]
+
+
+class Options(TypedDict, total=False):
+    """What every assertion takes by keyword.
+
+    Attributes:
+        intervention: The ablation; `ResampleAblation()` by default.
+        metric: A metric or its name; `logit_difference` by default.
+        controls: Kind of control; by default `block` for a subspace, else `components`.
+        losses: Controls that may be as good before the test gives up (3).
+        max_controls: Most controls to draw; by default as many as can matter.
+        illusion: delta of the illusion guard of subspace claims (.2); None leaves it out.
+        min_accuracy: Share of clean prompts the model has to answer right (.5).
+        level: Level of the claim; by default the running claim's, from the lock.
+    """
+
+    intervention: Intervention
+    metric: Metric | str
+    controls: str | None
+    losses: int
+    max_controls: int | None
+    illusion: float | None
+    min_accuracy: float
+    level: float | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of one call, defaults filled in; an unknown one is a TypeError."""
+
+    intervention: Intervention = field(default_factory=ResampleAblation)
+    metric: Metric | str = logit_difference
+    controls: str | None = None
+    losses: int = LOSSES
+    max_controls: int | None = None
+    illusion: float | None = 0.2
+    min_accuracy: float = 0.5
+    level: float | None = None
+
+
+BuildTerms = Callable[[Circuit], Terms]
+
+
+def ask(
+    kind: str,
+    build: BuildTerms,
+    model: HookedMamba,
+    circuit: Circuit,
+    prompts: PromptPairs,
+    asked: Asked,
+) -> ClaimRecord:
+    """Check one claim in one model; every way in which it cannot be tested makes it invalid."""
+
+    def check(claim: RunningClaim) -> ClaimRecord:
+        study = prepare_study(model, [circuit], prompts, asked.metric)
+        terms = build(circuit)
+        if claim.planning:
+            return planned(kind, study, terms, claim)
+        found = answer(study, terms, claim)
+        notes = [f"{study.duplicates} repeated prompts were left out"] if study.duplicates else []
+        return ClaimRecord(
+            id=claim.id,
+            statement=claim.statement or f"{kind} of {circuit.name}",
+            kind=kind,
+            verdict=found.decision.verdict,
+            binding=found.decision.binding,
+            reason=found.decision.reason,
+            settle=found.settle,
+            level=claim.level,
+            seed=claim.seed,
+            prompts=study.tested.digest,
+            settings=terms.settings(study),
+            evidence=(found.evidence,),
+            notes=tuple(notes),
+        )
+
+    return checked(kind, check, level=asked.level, statement=f"{kind} of {circuit.name}")
+
+
+def planned(kind: str, study: Study, terms: Terms, claim: RunningClaim) -> ClaimRecord:
+    """Note what checking would take, and return a record that says nothing was checked."""
+    problem = ""
+    try:
+        terms.require_attainable(study, claim.level)
+    except MechtestError as error:
+        problem = f"{error.what} ({error.given}; expected {error.expected})"
+    plan = terms.plan(study, claim.level)
+    claim.plans.append({**plan, "attainable": not problem, "problem": problem})
+    return plan_record(kind, claim, study.tested.digest, plan["settings"])
+
+
+def plan_record(
+    kind: str, claim: RunningClaim, prompts: str, settings: dict[str, object]
+) -> ClaimRecord:
+    """Return the record of a claim that was only planned."""
+    return ClaimRecord(
+        id=claim.id,
+        statement=claim.statement,
+        kind=kind,
+        verdict=Verdict.INCONCLUSIVE,
+        binding="planned",
+        reason="only planned: nothing was run",
+        settle="",
+        level=claim.level,
+        seed=claim.seed,
+        prompts=prompts,
+        settings=settings,
+    )

@@ -1,0 +1,269 @@
+"""How is one claim checked, from its terms to its evidence?
+
+The order: what can never succeed is refused first, then that there is a behaviour, then that the
+architecture does not force the answer; then the effect, then its rank among controls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mechtest.assertions._decide import ControlFinding, Decision, EffectFinding, decide
+from mechtest.assertions.assumptions import assumptions_of
+from mechtest.assertions.control_sets import ControlSets, choose_controls, control_kind
+from mechtest.assertions.guards import (
+    changed_share,
+    require_behaviour,
+    require_no_cut,
+    visible_part,
+    whole_component,
+)
+from mechtest.assertions.question import Measured, Question
+from mechtest.assertions.settling import what_would_settle
+from mechtest.assertions.study import Study
+from mechtest.assertions.terms import Terms
+from mechtest.errors import NothingChangedError
+from mechtest.records import Controls, Effect, Evidence, Guard, Verdict
+from mechtest.running_claim import RunningClaim
+from mechtest.stats import (
+    ControlTest,
+    EffectTest,
+    Interval,
+    cluster_effect,
+    effect_test,
+    equivalence_test,
+    inversion_interval,
+    keyed_generator,
+    reaches,
+)
+
+__all__ = ["Answer", "answer"]
+
+UNIT = "share of behaviour"
+REPORT_EVERY = 20
+STILL_REFUTING = 13
+"""Third losses later than this refute nothing; a claim that cannot be supported stops there."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What checking one claim in one model gave.
+
+    Attributes:
+        evidence: The numbers.
+        decision: What they come to.
+        settle: What would settle it, where it is inconclusive.
+    """
+
+    evidence: Evidence
+    decision: Decision
+    settle: str
+
+
+def answer(
+    study: Study, terms: Terms, claim: RunningClaim, *, label: str = "", level: float | None = None
+) -> Answer:
+    """Check a claim in one model.
+
+    Args:
+        study: Model, prompts, metric.
+        terms: The claim.
+        claim: Its level, its seed and where to tell progress.
+        label: Which part of a larger claim this is; random draws are keyed by it too.
+        level: Instead of the claim's own.
+
+    Raises:
+        MechtestError: The claim cannot be tested as stated.
+    """
+    level = claim.level if level is None else level
+    terms.require_attainable(study, level)
+    key = f"{claim.key}|{label}" if label else claim.key
+    question = Question(study, terms.mode, terms.intervention, terms.circuit)
+    guards = list(
+        require_behaviour(question, seed=claim.seed, claim=key, min_accuracy=terms.min_accuracy)
+    )
+    sets = None
+    if terms.controls is not None:
+        kind = control_kind(terms.circuit, terms.controls)
+        sets = choose_controls(study, terms.circuit, kind, claim.seed, key, level)
+    claimed = list(sets.claimed) if sets is not None else [terms.circuit]
+    if terms.direction == "greater" and terms.circuit.subspace is None:
+        guards.append(require_no_cut(question, terms.circuit, seed=claim.seed, claim=key))
+    measured = question.measure(claimed)
+    guards.append(changed_share(measured))
+    effect, tested = _effect(study, terms, measured, level, claim.seed, key)
+    if effect is None or reaches(effect.p, level):
+        guards += _illusions(question, measured, claimed, terms, level, claim.seed, key)
+    finding, controls = None, None
+    if sets is not None and (effect is None or not effect.contradicted):
+        hopeful = effect is None or reaches(effect.p, level)
+        finding, controls = _rank(question, measured, sets, terms, claim, level, hopeful)
+    decision = decide(level, effect=effect, controls=finding, guards=guards)
+    evidence = _evidence(
+        question, terms, measured, effect, tested, decision, controls, tuple(guards), label
+    )
+    settle = ""
+    if decision.verdict is Verdict.INCONCLUSIVE:
+        settle = what_would_settle(decision, measured.effect(study), terms, finding, level)
+    claim.forward_passes += study.runner.forward_passes
+    return Answer(evidence, decision, settle)
+
+
+def _effect(
+    study: Study, terms: Terms, measured: Measured, level: float, seed: int, key: str
+) -> tuple[EffectFinding | None, EffectTest | None]:
+    """Return the effect against its threshold; nothing where the claim does not ask."""
+    found = measured.effect(study)
+    if terms.threshold is None:
+        return None, None
+    low = -terms.threshold if terms.two_sided else None
+    if terms.direction == "less":
+        absent = equivalence_test(found, terms.threshold, level, seed=seed, claim=key, lower=low)
+        tested, p = absent.upper, absent.p
+    else:
+        tested = effect_test(found, terms.threshold, level, seed=seed, claim=key)
+        p = tested.p
+    wide = inversion_interval(
+        found, 1 - terms.refutation, generator=keyed_generator(seed, key, "sign flips")
+    )
+    assert found.estimate is not None, "the behaviour was tested before"
+    finding = EffectFinding(found.estimate, terms.threshold, terms.direction, p, wide, low)
+    return finding, tested
+
+
+def _illusions(
+    question: Question, measured: Measured, claimed: Sequence, terms: Terms, level: float,
+    seed: int, key: str,
+) -> list[Guard]:  # fmt: skip
+    """Return the guards of a claimed subspace; none for whole sites and for absences."""
+    if terms.illusion is None or terms.circuit.subspace is None:
+        return []
+    (circuit,) = claimed
+    delta = terms.illusion
+    found = [whole_component(question, measured, circuit, level, delta, seed=seed, claim=key)]
+    seen = visible_part(question, measured, circuit, level, delta, seed=seed, claim=key)
+    return found + ([] if seen is None else [seen])
+
+
+def _rank(
+    question: Question, measured: Measured, sets: ControlSets, terms: Terms, claim: RunningClaim,
+    level: float, hopeful: bool,
+) -> tuple[ControlFinding, Controls]:  # fmt: skip
+    """Draw controls one by one until the rank is decided."""
+    study = question.study
+    observed = measured.effect(study).estimate
+    assert observed is not None
+    test = ControlTest(observed, level, losses=terms.losses, cap=terms.max_controls)
+    total = np.zeros(len(measured.moved_part))
+    while test.stop == "running":
+        if not hopeful and test.next_control >= STILL_REFUTING:
+            break  # the effect already keeps the claim from being supported
+        control = sets.draw(test.next_control)
+        moved = _moved_part(question, control.circuits)
+        total += moved
+        effect = cluster_effect(moved, measured.behaviour, study.labels).estimate
+        assert effect is not None
+        test.feed(control.statistic(effect))
+        if test.next_control % REPORT_EVERY == 0:
+            lost = test.summary().at_least_as_extreme
+            note = f"{sets.kind} controls, {lost} as good, stops at {terms.losses}"
+            claim.progress(test.next_control, test.cap, note)
+    found = test.summary()
+    finding = ControlFinding(sets.kind, found, sets.weak, terms.refutation)
+    excess = _excess(study, measured, total / max(1, found.drawn), claim.seed, claim.key)
+    return finding, Controls(
+        kind=sets.kind,
+        drawn=found.drawn,
+        at_least_as_extreme=found.at_least_as_extreme,
+        p=found.p,
+        stopped="not needed" if found.stop == "running" else found.stop,
+        observed=_plain(observed),
+        null_mean=None if found.null_mean is None else _plain(found.null_mean),
+        exceedance_low=_plain(finding.exceedance_low),
+        excess=excess,
+        weak=sets.weak,
+        values=tuple(_plain(value) for value in found.values),
+    )
+
+
+def _moved_part(question: Question, circuits: Sequence) -> np.ndarray:
+    """Return what a control moves; a control that changes nothing moves nothing."""
+    try:
+        return np.asarray(question.measure(circuits).moved_part)
+    except NothingChangedError:
+        return np.zeros(len(question.study.pairs))
+
+
+def _excess(
+    study: Study, measured: Measured, mean_control: np.ndarray, seed: int, key: str
+) -> Effect:
+    """Return the claim's effect minus its controls' mean effect, with a 95 % interval."""
+    found = cluster_effect(measured.moved_part - mean_control, measured.behaviour, study.labels)
+    interval = inversion_interval(found, 0.95, generator=keyed_generator(seed, key, "excess"))
+    assert found.estimate is not None
+    return _with_interval(found.estimate, interval)
+
+
+def _evidence(
+    question: Question, terms: Terms, measured: Measured, effect: EffectFinding | None,
+    tested: EffectTest | None, decision: Decision, controls: Controls | None,
+    guards: tuple[Guard, ...], label: str,
+) -> Evidence:  # fmt: skip
+    study = question.study
+    found = measured.effect(study)
+    assert found.estimate is not None
+    if tested is not None:
+        interval = tested.interval
+    else:
+        generator = keyed_generator(0, "interval", "sign flips")
+        interval = inversion_interval(found, 0.95, generator=generator)
+    sign = 1 if terms.direction == "greater" else -1
+    scores = sign * found.scores(terms.threshold or 0.0)
+    moved, broken = question.shares(measured.run)
+    accuracy = study.share(study.runner.logits("clean"), "accuracy")
+    return Evidence(
+        kind=terms.kind,
+        label=label,
+        circuit=tuple(str(site) for site in terms.circuit.sites),
+        intervention=terms.intervention.name if terms.mode != "restore" else "patch",
+        metric=study.metric.name,
+        effect=_with_interval(found.estimate, interval),
+        verdict=decision.verdict,
+        threshold=terms.threshold,
+        direction=terms.direction,
+        p_effect=None if effect is None else _plain(effect.p),
+        method="rank among controls only" if tested is None else tested.method,
+        clusters=found.clusters,
+        clusters_positive=int((scores > 0).sum()),
+        worst_cluster=found.labels[int(scores.argmin())],
+        prompts=found.prompts,
+        accuracy=_plain(accuracy),
+        moved=_plain(moved),
+        broken=_plain(broken),
+        model=study.identity,
+        controls=controls,
+        guards=guards,
+        assumptions=assumptions_of(terms, study),
+        prompt_ids=study.pairs.ids,
+        effects=tuple(_plain(value) for value in measured.moved_part),
+        behaviours=tuple(_plain(value) for value in measured.behaviour),
+    )
+
+
+def _with_interval(estimate: float, interval: Interval) -> Effect:
+    return Effect(
+        estimate=_plain(estimate),
+        low=None if interval.low is None else _plain(interval.low),
+        high=None if interval.high is None else _plain(interval.high),
+        confidence=_plain(interval.confidence),
+        unit=UNIT,
+        reason=interval.reason,
+    )
+
+
+def _plain(value: float) -> float:
+    """Return a float of seven digits: what float32 can tell, and short in a file."""
+    return float(f"{float(value):.7g}")

@@ -1,0 +1,201 @@
+"""Which controls is a claimed circuit compared with, as something an intervention can carry out?
+
+A claimed subspace is compared with subspaces of the same site. A claim about a whole site, or about
+channels of it, is compared with equally many channels of the same hook at the same positions, drawn
+from all layers: a two-layer model has too few whole sites to rank one among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from mechtest.assertions.complement import channel_count
+from mechtest.assertions.study import Study
+from mechtest.errors import ClaimInvalid, ControlsError, closest_names
+from mechtest.interventions import Circuit, Subspace, fit_spectrum
+from mechtest.models import HookedMamba
+from mechtest.sites import Site
+from mechtest.stats import KINDS, ComponentControls, SubspaceControls
+
+__all__ = ["COMPONENTS", "Control", "ControlSets", "choose_controls", "control_kind"]
+
+COMPONENTS = "components"
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """One control.
+
+    Attributes:
+        circuits: What is edited at once.
+        statistic: What is ranked, given the control's effect.
+    """
+
+    circuits: Sequence[Circuit]
+    statistic: Callable[[float], float]
+
+
+class ControlSets(Protocol):
+    """A claimed circuit and the family of its controls."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the family."""
+        ...
+
+    @property
+    def weak(self) -> bool:
+        """Whether it cannot make a claim supported alone."""
+        ...
+
+    @property
+    def claimed(self) -> Sequence[Circuit]:
+        """The claim, carried out as its controls are."""
+        ...
+
+    def draw(self, number: int) -> Control:
+        """Return control `number`, the same whoever asks and in whatever order."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class SubspaceSets:
+    """Subspaces of one site."""
+
+    circuit: Circuit
+    controls: SubspaceControls
+    kind: str
+    _claimed: list[Circuit] = field(init=False)
+
+    def __post_init__(self) -> None:
+        drawn = self.controls.observed
+        subspace = Subspace.from_edit(drawn.basis, drawn.dual)
+        object.__setattr__(self, "_claimed", [self.circuit.with_subspace(subspace)])
+
+    @property
+    def weak(self) -> bool:
+        """Whether it cannot make a claim supported alone."""
+        return KINDS[self.kind].weak
+
+    @property
+    def claimed(self) -> Sequence[Circuit]:
+        """The claimed subspace."""
+        return self._claimed
+
+    def draw(self, number: int) -> Control:
+        """Return another subspace of the same rank."""
+        drawn = self.controls.draw(number)
+        subspace = Subspace.from_edit(
+            torch.as_tensor(drawn.basis, dtype=torch.float32),
+            torch.as_tensor(drawn.dual, dtype=torch.float32),
+            gain=drawn.gain,
+        )
+        circuits = [self.circuit.with_subspace(subspace)]
+        return Control(circuits, lambda effect: self.controls.statistic(effect, drawn))
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelSets:
+    """Channels of the circuit's hooks at its positions, in every layer."""
+
+    circuit: Circuit
+    controls: ComponentControls
+    sizes: dict[str, int]
+    kind: str = COMPONENTS
+    weak: bool = False
+
+    @property
+    def claimed(self) -> Sequence[Circuit]:
+        """The claimed circuit itself."""
+        return [self.circuit]
+
+    def draw(self, number: int) -> Control:
+        """Return as many channels of the same hooks, from any layer."""
+        chosen: dict[str, list[int]] = {}
+        for member in self.controls.draw(number).members:
+            site, _, channel = member.rpartition("#")
+            chosen.setdefault(site, []).append(int(channel))
+        circuits = [
+            Circuit(site, channels=None if len(channels) == self.sizes[site] else channels)
+            for site, channels in chosen.items()
+        ]
+        return Control(circuits, lambda effect: effect)
+
+
+def control_kind(circuit: Circuit, asked: str | None) -> str:
+    """Return the kind of control a claim uses, by default the one its circuit calls for.
+
+    Raises:
+        ClaimInvalid: An unknown kind, or one that does not fit the circuit.
+    """
+    known = (*KINDS, COMPONENTS)
+    kind = asked or ("block" if circuit.subspace is not None else COMPONENTS)
+    if kind not in known:
+        raise ClaimInvalid(
+            f"there is no kind of control {kind!r}",
+            given=f"controls={kind!r}",
+            closest=closest_names(kind, known),
+            expected=", ".join(known),
+        )
+    if (kind == COMPONENTS) == (circuit.subspace is not None):
+        raise ClaimInvalid(
+            f"controls of kind {kind!r} do not fit this circuit",
+            given=repr(circuit),
+            expected=", ".join(KINDS) if circuit.subspace is not None else COMPONENTS,
+            next_step="leave controls= out for the kind that fits",
+        )
+    return kind
+
+
+def choose_controls(
+    study: Study, circuit: Circuit, kind: str, seed: int, claim: str, level: float
+) -> ControlSets:
+    """Return the control family of a claim.
+
+    Raises:
+        ControlsError: No control can differ from the claim, or hardly any does.
+        UnattainableLevelError: The family is too small for the level.
+        ClaimInvalid: Subspace controls without discovery prompts.
+    """
+    if kind == COMPONENTS:
+        return channel_sets(study.model, circuit, seed, claim, level)
+    assert circuit.subspace is not None
+    whole = Circuit(*[str(site) for site in circuit.sites])
+    spectrum = fit_spectrum(study.discovery, whole)
+    controls = SubspaceControls(circuit.subspace.basis.numpy(), spectrum, kind, seed, claim)
+    return SubspaceSets(circuit, controls, kind)
+
+
+def channel_sets(
+    model: HookedMamba, circuit: Circuit, seed: int, claim: str, level: float
+) -> ChannelSets:
+    """Return the family of channel sets of a circuit; see the module's text."""
+    strata: dict[str, str] = {}
+    sizes: dict[str, int] = {}
+    claimed: list[str] = []
+    for site in circuit.sites:
+        layers = [None] if site.layer is None else range(model.cfg.n_layer)
+        for layer in layers:
+            place = Site(site.hook, layer, site.position)
+            sizes[str(place)] = channel_count(model, place)
+            for channel in range(sizes[str(place)]):
+                strata[f"{place}#{channel}"] = f"{site.hook}@{site.position}"
+        layer = None if site.layer is None else site.layer % model.cfg.n_layer
+        own = Site(site.hook, layer, site.position)
+        channels = circuit.channels or range(sizes[str(own)])
+        claimed += [f"{own}#{channel}" for channel in channels]
+    try:
+        controls = ComponentControls(tuple(claimed), strata, seed, claim)
+    except ControlsError as error:
+        raise ControlsError(
+            f"{circuit.name} is all there is of its kind at its positions, in all layers",
+            given=error.given,
+            expected="a circuit that leaves channels or layers of the same hooks unclaimed",
+            next_step="claim fewer layers or channels, or a subspace of one site",
+        ) from error
+    controls.require_level(level)
+    return ChannelSets(circuit, controls, sizes)

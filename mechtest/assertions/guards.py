@@ -1,0 +1,201 @@
+"""What has to hold before a number means what it seems to?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from mechtest.assertions.question import Measured, Question
+from mechtest.assertions.study import Study
+from mechtest.errors import ClaimInvalid
+from mechtest.interventions import Circuit, Runner, Subspace, fit_spectrum
+from mechtest.models import HookedMamba
+from mechtest.records import Guard
+from mechtest.stats import (
+    behaviour_test,
+    cluster_effect,
+    derived_seed,
+    effect_test,
+    inversion_interval,
+    keyed_generator,
+    reaches,
+)
+from mechtest.tasks import logit_difference
+
+__all__ = [
+    "changed_share",
+    "require_behaviour",
+    "require_no_cut",
+    "visible_part",
+    "whole_component",
+]
+
+CUT_TOLERANCE = 1e-4
+"""Largest deviation, as a share of the largest behaviour, at which an edit is "everything"."""
+
+TWIN_PROMPTS = 64
+GATED = "hook_after_skip"
+
+
+def require_behaviour(
+    question: Question, *, seed: int, claim: str, min_accuracy: float
+) -> tuple[Guard, Guard]:
+    """Return guards that say the model does the task and the twin prompts undo it.
+
+    Raises:
+        ClaimInvalid: It does not, or they do not: there is nothing to take a share of.
+    """
+    study = question.study
+    there = question.behaviour()
+    found = behaviour_test(cluster_effect(there, there, study.labels), seed=seed, claim=claim)
+    accuracy = study.share(study.runner.logits("clean"), "accuracy")
+    if not found.present:
+        raise ClaimInvalid(
+            f"behaviour absent: {found.reason}",
+            given=f"{study.tested!r} in {study.model.source}",
+            expected=f"{study.metric.name} that is higher on clean than on corrupted prompts",
+            next_step="check that this model does the task: prompts.explain(model.tokenizer)",
+        )
+    if accuracy < min_accuracy:
+        raise ClaimInvalid(
+            f"behaviour absent: the model answers {accuracy:.0%} of the clean prompts right",
+            given=f"{study.tested!r} in {study.model.source}",
+            expected=f"at least {min_accuracy:.0%} (min_accuracy)",
+            next_step="claim it of a checkpoint that has learned the task, or lower min_accuracy",
+        )
+    unit = study.metric.unit
+    return (
+        Guard(
+            "behaviour",
+            passed=True,
+            detail=f"clean minus floor is {found.mean:.3g} {unit}, p {found.p:.2g}",
+        ),
+        Guard(
+            "accuracy",
+            passed=True,
+            detail=f"the model answers {accuracy:.0%} of the clean prompts right",
+        ),
+    )
+
+
+def require_no_cut(question: Question, circuit: Circuit, *, seed: int, claim: str) -> Guard:
+    """Return a guard that says the effect is not forced by the architecture.
+
+    The same edit is made in a twin with fresh random weights. Where it moves everything there too,
+    on every prompt, the circuit cuts the graph: any model would show the effect.
+
+    Raises:
+        ClaimInvalid: The circuit is a cut.
+    """
+    study = question.study
+    twin = HookedMamba(
+        study.model.cfg,
+        tokenizer=study.model.tokenizer,
+        seed=derived_seed(seed, claim, "random twin") % 2**31,
+    )
+    keep = np.linspace(0, len(study.pairs) - 1, min(TWIN_PROMPTS, len(study.pairs))).astype(int)
+    small = _TwinStudy(study, Runner(twin, study.pairs[np.unique(keep)]))
+    asked = Question(small, question.mode, question.intervention, question.circuit)
+    measured = asked.measure([circuit])
+    largest = float(np.abs(measured.behaviour).max())
+    off = float(np.abs(measured.moved_part - measured.behaviour).max())
+    if largest > 0 and off <= CUT_TOLERANCE * largest:
+        raise ClaimInvalid(
+            f"cut: {circuit.name} cuts the model in two, so this effect is 1 in any model",
+            given=f"in a twin with random weights the same edit moves all of the behaviour, to "
+            f"{off / largest:.1g}",
+            expected="a circuit that leaves another path from the changed tokens to the answer",
+            next_step="claim one layer, fewer positions, or a subspace",
+        )
+    return Guard(
+        "no cut",
+        passed=True,
+        detail="in a twin with random weights the same edit leaves a remainder",
+    )
+
+
+class _TwinStudy(Study):
+    """The same prompts in another model."""
+
+    def __init__(self, study: Study, runner: Runner) -> None:
+        self.model, self.metric = runner.model, logit_difference
+        self.tested, self.looked_at, self.duplicates = study.tested, None, 0
+        self.runner = runner
+
+
+def whole_component(
+    question: Question, claimed: Measured, circuit: Circuit, level: float, delta: float,
+    *, seed: int, claim: str,
+) -> Guard:  # fmt: skip
+    """Return whether patching the whole site does at least (1 - delta) of what its subspace does.
+
+    A subspace can work by waking a pathway that patching the whole component leaves asleep: then it
+    is not how the model does the task.
+
+    Null hypothesis: the whole site's effect is at most (1 - delta) of the subspace's.
+    Exchange unit: the sign of a template's score.
+    Sources: Makelov et al. 2023 (interpretability illusion of subspace patching).
+    """
+    whole = question.measure([Circuit(*[str(site) for site in circuit.sites])])
+    return _not_less(
+        "illusion", "the whole site", whole, claimed, question, level, delta, seed, claim
+    )
+
+
+def visible_part(
+    question: Question, claimed: Measured, circuit: Circuit, level: float, delta: float,
+    *, seed: int, claim: str,
+) -> Guard | None:  # fmt: skip
+    """Return whether the part of the subspace that the output projection reads does the work.
+
+    Only for sites that feed the output projection: it maps d_inner to d_model dimensions, so half
+    of that space is never read. None elsewhere.
+
+    Null hypothesis, exchange unit and sources: as `whole_component`.
+    """
+    site = circuit.sites[0]
+    if site.hook != GATED or site.layer is None or circuit.subspace is None:
+        return None
+    mixer: Any = question.study.model.blocks[site.layer].mixer
+    weight = mixer.out_proj.weight.detach().double()
+    rows = torch.linalg.svd(weight, full_matrices=False).Vh
+    seen = rows.T @ (rows @ circuit.subspace.basis.double())
+    spectrum = fit_spectrum(question.study.discovery, Circuit(str(site)))
+    visible = Subspace.spanned_by(seen, torch.as_tensor(spectrum.scale))
+    part = question.measure([circuit.with_subspace(visible)])
+    return _not_less(
+        "illusion (unread part)", "the part that is read downstream", part, claimed, question,
+        level, delta, seed, claim,
+    )  # fmt: skip
+
+
+def _not_less(
+    name: str, what: str, part: Measured, claimed: Measured, question: Question,
+    level: float, delta: float, seed: int, claim: str,
+) -> Guard:  # fmt: skip
+    labels = question.study.labels
+    ratio = cluster_effect(part.moved_part, claimed.moved_part, labels)
+    if ratio.estimate is None:
+        return Guard(
+            name, passed=None, detail="the subspace has no positive effect to compare with"
+        )
+    found = effect_test(ratio, 1 - delta, level, seed=seed, claim=f"{claim}|{name}")
+    wide = inversion_interval(
+        ratio, 0.95, generator=keyed_generator(seed, f"{claim}|{name}", "sign flips")
+    )
+    detail = f"{what} has {ratio.estimate:.3g} of the subspace's effect (at least {1 - delta:g})"
+    if reaches(found.p, level):
+        return Guard(name, passed=True, detail=detail, p=found.p)
+    if wide.high is not None and wide.high < 1 - delta:
+        return Guard(name, passed=False, detail=f"illusion: {detail}", p=found.p)
+    return Guard(name, passed=None, detail=f"{detail}: not settled, p {found.p:.3g}", p=found.p)
+
+
+def changed_share(measured: Measured) -> Guard:
+    """Return which share of the prompts the edit changed at all (it raised if none was)."""
+    share = float(measured.run.changed.double().mean())
+    return Guard(
+        "changed", passed=True, detail=f"the edit changed activations of {share:.0%} of the prompts"
+    )

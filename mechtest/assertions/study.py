@@ -1,0 +1,207 @@
+"""What is a claim measured on: which model, which prompts of which half, read by which metric?
+
+Everything that can be wrong before a forward pass is found here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from mechtest.errors import ClaimInvalid, MechtestError
+from mechtest.interventions import Circuit, Runner
+from mechtest.models import HookedMamba
+from mechtest.records import ModelIdentity
+from mechtest.tasks import (
+    METRICS,
+    ConfirmationPairs,
+    DiscoveryPairs,
+    EncodedPairs,
+    Metric,
+    PromptPairs,
+    metric_by_name,
+)
+
+__all__ = ["Study", "prepare_study"]
+
+Values = Float[np.ndarray, " prompt"]
+
+
+@dataclass(eq=False)
+class Study:
+    """A model, the test half of some prompts, and a metric.
+
+    Attributes:
+        model: The model.
+        tested: The half of the prompts the claim is tested on.
+        looked_at: The discovery half; None where only the test half was given.
+        metric: Reads logits.
+        duplicates: Prompts that were left out because they repeat another.
+    """
+
+    model: HookedMamba
+    tested: ConfirmationPairs
+    looked_at: DiscoveryPairs | None
+    metric: Metric
+    duplicates: int = 0
+    runner: Runner = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.runner = Runner(self.model, self.tested.encode(self.model.tokenizer))
+
+    @property
+    def pairs(self) -> EncodedPairs:
+        """The encoded test prompts."""
+        return self.runner.pairs
+
+    @cached_property
+    def discovery(self) -> Runner:
+        """A runner over the discovery half, for fits.
+
+        Raises:
+            ClaimInvalid: Only the test half was given.
+        """
+        if self.looked_at is None or not len(self.looked_at):
+            raise ClaimInvalid(
+                "controls are drawn in coordinates measured on the discovery half of the prompts",
+                given=f"{self.tested!r} alone",
+                expected="the whole collection, which both halves are taken from",
+                next_step="pass `prompts`, not `prompts.test`",
+            )
+        return Runner(self.model, self.looked_at.encode(self.model.tokenizer))
+
+    @property
+    def labels(self) -> list[str]:
+        """Template of every prompt: its cluster."""
+        return [self.pairs.templates[index] for index in self.pairs.cluster]
+
+    @property
+    def templates(self) -> int:
+        """Number of clusters."""
+        return len(set(self.pairs.cluster.tolist()))
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Which weights."""
+        return identity_of(self.model)
+
+    def read(self, logits: Tensor) -> Values:
+        """Return the metric of some logits, one number a prompt, larger being better."""
+        if getattr(self.metric, "needs_reference", False):
+            distance = self.metric(logits, self.pairs, reference=self.runner.logits("clean"))
+            return _array(-distance)
+        return _array(self.metric(logits, self.pairs))
+
+    def share(self, logits: Tensor, name: str) -> float:
+        """Return a share of prompts: `accuracy`, `moved` or `broken`."""
+        return float(_array(METRICS[name](logits, self.pairs)).mean())
+
+
+def _array(values: Tensor) -> Values:
+    return np.asarray(values.detach().cpu().double().numpy())
+
+
+def identity_of(model: HookedMamba) -> ModelIdentity:
+    """Return what identifies a model's weights."""
+    known = model.fingerprint
+    return ModelIdentity(
+        name=model.source,
+        weights="" if known is None else known.weights,
+        tokenizer="" if known is None else known.tokenizer or "",
+        dtype=str(model.embedding.weight.dtype).removeprefix("torch."),
+        device=str(model.device),
+    )
+
+
+def prepare_study(
+    model: HookedMamba, circuits: Sequence[Circuit], prompts: PromptPairs, metric: Metric | str
+) -> Study:
+    """Bring together what a claim is measured on.
+
+    Args:
+        model: The model.
+        circuits: Everything the claim speaks of; what they were fitted on is held against the test
+            half.
+        prompts: A whole collection (its test half is taken), or a test half.
+        metric: A metric, or its name.
+
+    Raises:
+        ClaimInvalid: Discovery prompts, a circuit fitted on prompts or templates that would be
+            tested on, or no prompts at all.
+        MetricError, PromptError, AlignmentError, AnswerTokenError: As their classes say.
+    """
+    chosen = metric_by_name(metric) if isinstance(metric, str) else metric
+    _require_model(model)
+    tested, looked_at = _halves(prompts)
+    for circuit in circuits:
+        _refuse_circular(circuit, tested)
+        for part in circuit.parts:  # a layer or hook the model lacks is told before any run
+            model.resolver.site(str(part))
+    unique = tested.deduplicated()
+    study = Study(model, unique, looked_at, chosen, len(tested) - len(unique))
+    for circuit in circuits:
+        if circuit.fitted_on is not None and circuit.fitted_on & study.pairs.fingerprints:
+            raise _circular(circuit, "prompts, token by token,")
+    return study
+
+
+def _require_model(model: object) -> None:
+    if not isinstance(model, HookedMamba):
+        raise ClaimInvalid(
+            "a claim is about one hooked model",
+            given=type(model).__name__,
+            expected="a HookedMamba (the fixture `mamba`)",
+            next_step="for several seeds use assert_stable_across_seeds(mamba_seeds, ...)",
+        )
+
+
+def _halves(prompts: PromptPairs) -> tuple[ConfirmationPairs, DiscoveryPairs | None]:
+    if isinstance(prompts, DiscoveryPairs):
+        raise ClaimInvalid(
+            "circular: a claim cannot be tested on the half that circuits are looked for on",
+            given=repr(prompts),
+            expected="the whole collection, or its test half",
+            next_step="pass `prompts`; its test half is taken",
+        )
+    if not isinstance(prompts, PromptPairs):
+        raise ClaimInvalid(
+            "a claim needs prompt pairs",
+            given=type(prompts).__name__,
+            expected="PromptPairs (the fixture `prompts`)",
+        )
+    if isinstance(prompts, ConfirmationPairs):
+        tested, looked_at = prompts, None
+    else:
+        looked_at, tested = prompts.split()
+    if not len(tested):
+        raise ClaimInvalid(
+            f"{prompts.source}: no template falls on the test half",
+            given=f"{len(prompts)} prompts of {len(prompts.templates)} templates",
+            expected="templates on both halves; about half of them fall on each",
+            next_step="write prompts in more templates",
+        )
+    return tested, looked_at
+
+
+def _refuse_circular(circuit: Circuit, tested: ConfirmationPairs) -> None:
+    if circuit.fitted_on is None:
+        return
+    shared = circuit.fitted_on & tested.fingerprints
+    if shared.texts or shared.tokens:
+        raise _circular(circuit, f"{len(shared.texts) or len(shared.tokens)} prompts")
+    if shared.clusters:
+        raise _circular(circuit, f"{len(shared.clusters)} templates")
+
+
+def _circular(circuit: Circuit, what: str) -> MechtestError:
+    return ClaimInvalid(
+        f"circular: {circuit.name} was found on {what} it would be tested on",
+        given=f"a circuit fitted on the test half (or on the whole collection) of {circuit.name}",
+        expected="a circuit found on prompts.discovery",
+        next_step="find the circuit on prompts.discovery only, and test it with `prompts`",
+    )

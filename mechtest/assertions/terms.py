@@ -1,0 +1,123 @@
+"""On which terms is a claim made: everything that is chosen before the test half is looked at?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mechtest.assertions._decide import REFUTATION
+from mechtest.assertions.control_sets import channel_sets, control_kind
+from mechtest.assertions.question import Direction, Mode
+from mechtest.assertions.study import Study
+from mechtest.errors import ClaimInvalid
+from mechtest.interventions import Circuit, Intervention
+from mechtest.stats import (
+    LOSSES,
+    ControlTest,
+    most_controls,
+    needed_clusters,
+    needed_controls,
+    require_clusters,
+)
+
+__all__ = ["Terms"]
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """The terms of one claim; the lock registers `settings`.
+
+    Attributes:
+        kind: `necessity`, `sufficiency`, `absence` or `specificity`.
+        mode: How effects are measured (`question.py`).
+        circuit: The claimed circuit.
+        intervention: The ablation.
+        threshold: What the effect is held against; None where only its rank counts.
+        direction: On which side of it the claim is.
+        two_sided: For "less": also above -threshold.
+        controls: Kind of control; None where none are asked for.
+        losses: Controls that may be as good before the test gives up.
+        max_controls: Most controls to draw; None for as many as can matter.
+        illusion: delta of the illusion guard; None where it does not apply.
+        min_accuracy: Share of prompts the untouched model has to answer right.
+        refutation: Rate of false "refuted".
+    """
+
+    kind: str
+    mode: Mode
+    circuit: Circuit
+    intervention: Intervention
+    threshold: float | None
+    direction: Direction = "greater"
+    two_sided: bool = False
+    controls: str | None = None
+    losses: int = LOSSES
+    max_controls: int | None = None
+    illusion: float | None = None
+    min_accuracy: float = 0.5
+    refutation: float = REFUTATION
+
+    def settings(self, study: Study) -> dict[str, Any]:
+        """Return what the lock registers, as plain JSON values."""
+        circuit = self.circuit
+        return {
+            "kind": self.kind,
+            "mode": self.mode,
+            "circuit": [str(site) for site in circuit.sites],
+            "channels": None if circuit.channels is None else len(circuit.channels),
+            "rank": None if circuit.subspace is None else circuit.subspace.rank,
+            "origin": "declared" if circuit.fitted_on is None else "found on discovery prompts",
+            "intervention": self.intervention.name,
+            "metric": study.metric.name,
+            "threshold": self.threshold,
+            "direction": self.direction,
+            "two_sided": self.two_sided,
+            "controls": self.controls,
+            "losses": self.losses,
+            "max_controls": self.max_controls,
+            "illusion": self.illusion,
+            "min_accuracy": self.min_accuracy,
+            "prompts": study.tested.digest[:16],
+        }
+
+    def require_attainable(self, study: Study, level: float) -> None:
+        """Raise when no data could support the claim; nothing has been run by then.
+
+        Raises:
+            UnattainableLevelError: Too few templates or controls for the level.
+            ControlsError, ClaimInvalid: Controls that cannot be, or do not fit.
+        """
+        if self.threshold is not None:
+            require_clusters(study.templates, level)
+        if self.controls is None:
+            return
+        kind = control_kind(self.circuit, self.controls)
+        ControlTest(0.0, level, losses=self.losses, cap=self.max_controls)
+        if kind == "components":
+            channel_sets(study.model, self.circuit, 0, "", level)
+        elif study.looked_at is None:
+            raise ClaimInvalid(
+                "controls of a subspace are drawn in coordinates measured on discovery prompts",
+                given=f"{study.tested!r} alone",
+                expected="the whole collection, which both halves are taken from",
+                next_step="pass `prompts`, not `prompts.test`",
+            )
+
+    def plan(self, study: Study, level: float) -> dict[str, Any]:
+        """Return what checking this claim will take at most, without running anything."""
+        controls = 0 if self.controls is None else most_controls(level, losses=self.losses)
+        if self.max_controls is not None:
+            controls = min(controls, self.max_controls)
+        fewest = 0 if self.controls is None else needed_controls(level, losses=self.losses)
+        batches = -(-len(study.pairs) // study.runner.batch_size)
+        others = 6 + (2 if self.illusion is not None else 0)
+        return {
+            "settings": self.settings(study),
+            "clusters": study.templates,
+            "needed_clusters": 2 if self.threshold is None else needed_clusters(level),
+            "controls": controls,
+            "needed_controls": fewest,
+            "seeds": 1,
+            "prompts": len(study.pairs),
+            "forward_passes": batches * (others + controls),
+        }
