@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from mechtest.checkpoints import (
         convert_original_state_dict_to_hooked_state_dict as convert_original_state_dict_to_hooked_state_dict,  # noqa: E501
     )
+    from mechtest.discovery import find_difference_subspace as find_difference_subspace
+    from mechtest.discovery import map_effects as map_effects
     from mechtest.errors import ClaimInconclusive as ClaimInconclusive
     from mechtest.errors import ClaimInvalid as ClaimInvalid
     from mechtest.errors import ClaimRefuted as ClaimRefuted
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from mechtest.interventions import Steer as Steer
     from mechtest.interventions import Subspace as Subspace
     from mechtest.interventions import ZeroAblation as ZeroAblation
+    from mechtest.interventions import collect_activations as collect_activations
     from mechtest.interventions import fit_means as fit_means
     from mechtest.interventions import fit_spectrum as fit_spectrum
     from mechtest.models import ActivationCache as ActivationCache
@@ -116,16 +119,19 @@ _HOME = {
     "check_stable_across_seeds": "mechtest.assertions",
     "check_sufficient": "mechtest.assertions",
     "claim": "mechtest.plugin.marks",
+    "collect_activations": "mechtest.interventions",
     "convert_hooked_mamba_config_to_original_config": "mechtest.checkpoints",
     "convert_hooked_state_dict_to_original_state_dict": "mechtest.checkpoints",
     "convert_original_config_to_hooked_mamba_config": "mechtest.checkpoints",
     "convert_original_state_dict_to_hooked_state_dict": "mechtest.checkpoints",
     "family": "mechtest.plugin.marks",
+    "find_difference_subspace": "mechtest.discovery",
     "fit_means": "mechtest.interventions",
     "fit_spectrum": "mechtest.interventions",
     "kl_divergence": "mechtest.tasks",
     "log_probability": "mechtest.tasks",
     "logit_difference": "mechtest.tasks",
+    "map_effects": "mechtest.discovery",
     "normalized_logit_difference": "mechtest.tasks",
     "probability_mass": "mechtest.tasks",
 }

@@ -10,7 +10,7 @@ import torch
 from mechtest.assertions.question import Measured, Question
 from mechtest.assertions.study import Study
 from mechtest.errors import ClaimInvalid
-from mechtest.interventions import Circuit, Runner, Subspace, fit_spectrum
+from mechtest.interventions import Circuit, Runner, Subspace
 from mechtest.models import HookedMamba
 from mechtest.records import Guard
 from mechtest.stats import (
@@ -37,6 +37,7 @@ CUT_TOLERANCE = 1e-4
 
 TWIN_PROMPTS = 64
 GATED = "hook_after_skip"
+SINGULAR = 1e-6
 
 
 def require_behaviour(
@@ -150,6 +151,9 @@ def visible_part(
 ) -> Guard | None:  # fmt: skip
     """Return whether the part of the subspace that the output projection reads does the work.
 
+    The edit reads and writes along the claimed directions projected on the rows of the projection's
+    weight, so that what it never reads plays no part.
+
     Only for sites that feed the output projection: it maps d_inner to d_model dimensions, so half
     of that space is never read. None elsewhere.
 
@@ -161,9 +165,16 @@ def visible_part(
     mixer: Any = question.study.model.blocks[site.layer].mixer
     weight = mixer.out_proj.weight.detach().double()
     rows = torch.linalg.svd(weight, full_matrices=False).Vh
-    seen = rows.T @ (rows @ circuit.subspace.basis.double())
-    spectrum = fit_spectrum(question.study.discovery, Circuit(str(site)))
-    visible = Subspace.spanned_by(seen, torch.as_tensor(spectrum.scale))
+    written = rows.T @ (rows @ circuit.subspace.basis.double())
+    read = rows.T @ (rows @ circuit.subspace.dual.double())
+    mixing = read.T @ written
+    if float(torch.linalg.svdvals(mixing).min()) < SINGULAR:
+        return Guard(
+            "illusion (unread part)",
+            passed=False,
+            detail="illusion: the output projection reads nothing of some claimed direction",
+        )
+    visible = Subspace(written, read @ torch.linalg.inv(mixing).T)
     part = question.measure([circuit.with_subspace(visible)])
     return _not_less(
         "illusion (unread part)", "the part that is read downstream", part, claimed, question,

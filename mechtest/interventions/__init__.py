@@ -5,7 +5,7 @@ that means for given prompts, `run` carries it out. Faster executors replace the
 """
 
 from mechtest.interventions.circuit import Circuit
-from mechtest.interventions.fit import fit_means, fit_spectrum
+from mechtest.interventions.fit import collect_activations, fit_means, fit_spectrum
 from mechtest.interventions.plan import PlannedEdit, plan_edits
 from mechtest.interventions.run import InterventionRun, Runner
 from mechtest.interventions.spec import (
@@ -32,6 +32,7 @@ __all__ = [
     "Steer",
     "Subspace",
     "ZeroAblation",
+    "collect_activations",
     "fit_means",
     "fit_spectrum",
     "plan_edits",

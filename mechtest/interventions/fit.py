@@ -9,7 +9,7 @@ import torch
 
 from mechtest.errors import ShapeError
 from mechtest.interventions.circuit import Circuit
-from mechtest.interventions.plan import PlannedEdit, plan_edits
+from mechtest.interventions.plan import plan_edits
 from mechtest.interventions.run import Runner
 from mechtest.interventions.spec import MeanAblation, Run
 from mechtest.stats import Spectrum, measure_spectrum
@@ -27,8 +27,8 @@ def fit_means(runner: Runner, circuit: Circuit, run: Run = "clean") -> MeanAblat
     Raises:
         ShapeError: The prompts are the half that claims are tested on.
     """
-    means = {edit.name: rows.mean(0) for edit, rows in _activations(runner, circuit, run).items()}
-    return MeanAblation(means)
+    found = collect_activations(runner, circuit, run)
+    return MeanAblation({name: rows.mean(0) for name, rows in found.items()})
 
 
 @torch.no_grad()
@@ -46,7 +46,7 @@ def fit_spectrum(runner: Runner, circuit: Circuit, run: Run = "clean") -> Spectr
         ShapeError: Several hooks, or the prompts are the half that claims are tested on.
         SampleError: Activations that do not vary.
     """
-    found = list(_activations(runner, circuit, run).values())
+    found = list(collect_activations(runner, circuit, run).values())
     if len(found) != 1:
         raise ShapeError(
             "a spectrum belongs to one hook", given=circuit.name, expected="one site of one hook"
@@ -54,15 +54,30 @@ def fit_spectrum(runner: Runner, circuit: Circuit, run: Run = "clean") -> Spectr
     return measure_spectrum(found[0].flatten(1).cpu().numpy(), name=circuit.name)
 
 
-def _activations(runner: Runner, circuit: Circuit, run: Run) -> dict[PlannedEdit, torch.Tensor]:
-    """Return the activations at every place the circuit means, one row each."""
+@torch.no_grad()
+def collect_activations(
+    runner: Runner, circuit: Circuit, run: Run = "clean"
+) -> dict[str, torch.Tensor]:
+    """Return the activations at every place a circuit means, by hook name without position.
+
+    Args:
+        runner: Model and (discovery) prompts.
+        circuit: Where; its channels and subspace play no part.
+        run: The run to look at.
+
+    Returns:
+        "row ...": a row for each prompt and position meant, prompts in order.
+
+    Raises:
+        ShapeError: The prompts are the half that claims are tested on.
+    """
     if runner.pairs.side == "test":
         raise ShapeError(
             "means and spectra are fits, and these prompts are kept for testing claims",
             given="the test half of the prompts",
             expected="prompts.discovery",
         )
-    found: dict[PlannedEdit, list[torch.Tensor]] = {}
+    found: dict[str, list[torch.Tensor]] = {}
     plan = plan_edits(runner.model.resolver, circuit, runner.pairs)
     for index, batch in enumerate(runner.pairs.batches(runner.batch_size)):
         part = slice(index * runner.batch_size, index * runner.batch_size + len(batch))
@@ -74,5 +89,5 @@ def _activations(runner: Runner, circuit: Circuit, run: Run) -> dict[PlannedEdit
         for edit in plan:
             value = cache[edit.name]  # per-position hooks come stacked along axis 1
             rows = value.unsqueeze(0) if edit.where is None else value[edit.where[part]]
-            found.setdefault(edit, []).append(rows)
-    return {edit: torch.cat(rows) for edit, rows in found.items()}
+            found.setdefault(edit.name, []).append(rows)
+    return {name: torch.cat(rows) for name, rows in found.items()}

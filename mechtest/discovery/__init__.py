@@ -1,0 +1,10 @@
+"""Where might a circuit be? Looked for on the discovery half of the prompts only.
+
+What is found here carries the fingerprints of every prompt that was used, so that a claim about it
+cannot be tested on the same ones.
+"""
+
+from mechtest.discovery.effect_map import map_effects
+from mechtest.discovery.subspaces import find_difference_subspace
+
+__all__ = ["find_difference_subspace", "map_effects"]

@@ -1,0 +1,84 @@
+"""At which layers and positions does an ablation change the answer?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mechtest.errors import ClaimInvalid, NothingChangedError
+from mechtest.interventions import Circuit, Intervention, ResampleAblation, Runner
+from mechtest.models import HookedMamba
+from mechtest.records import EffectMap
+from mechtest.tasks import DiscoveryPairs, EncodedPairs, Metric, logit_difference
+
+__all__ = ["map_effects"]
+
+
+@torch.no_grad()
+def map_effects(
+    model: HookedMamba,
+    prompts: DiscoveryPairs,
+    hook: str = "state",
+    *,
+    positions: Sequence[str] = (),
+    intervention: Intervention | None = None,
+    metric: Metric = logit_difference,
+) -> EffectMap:
+    """Ablate one hook at every layer and named position, and return the effects as a table.
+
+    Args:
+        model: The model.
+        prompts: `prompts.discovery`: a map is for finding, not for testing.
+        hook: Hook name inside a block, or `state`.
+        positions: Positions in the notation of sites (`S2`, `S2+1`, `last`); by default every role
+            that all prompts have, in order, and the last token.
+        intervention: `ResampleAblation()` by default.
+        metric: Reads logits.
+
+    Returns:
+        Layers by positions: (clean - ablated) / (clean - corrupted), means over prompts. A place
+        where nothing changes has no number.
+
+    Raises:
+        ClaimInvalid: Prompts that are not the discovery half.
+    """
+    if not isinstance(prompts, DiscoveryPairs):
+        raise ClaimInvalid(
+            "maps are drawn on the discovery half of the prompts",
+            given=repr(prompts),
+            expected="prompts.discovery",
+        )
+    runner = Runner(model, prompts.encode(model.tokenizer))
+    chosen = list(positions) or _roles(runner.pairs)
+    ablation = intervention or ResampleAblation()
+    clean = metric(runner.logits("clean"), runner.pairs)
+    gap = (clean - metric(runner.logits("corrupted"), runner.pairs)).mean()
+    rows = []
+    for layer in range(model.cfg.n_layer):
+        row: list[float | None] = []
+        for position in chosen:
+            try:
+                run = runner.run(Circuit(f"blocks.{layer}.{hook}@{position}"), ablation)
+            except NothingChangedError:
+                row.append(None)
+                continue
+            moved = (clean - metric(run.logits, runner.pairs)).mean()
+            row.append(float(f"{float(moved / gap):.7g}"))
+        rows.append(tuple(row))
+    return EffectMap(
+        title=f"{ablation.name} of {hook}, {len(runner.pairs)} discovery prompts",
+        rows=tuple(f"layer {layer}" for layer in range(model.cfg.n_layer)),
+        columns=tuple(chosen),
+        values=tuple(rows),
+    )
+
+
+def _roles(pairs: EncodedPairs) -> list[str]:
+    """Return the roles that every prompt has, in the order they stand in the first one."""
+    everywhere = [
+        (int(pairs.role_positions[0, index]), role)
+        for index, role in enumerate(pairs.roles)
+        if bool((pairs.role_positions[:, index] >= 0).all())
+    ]
+    return [role for _, role in sorted(everywhere)]
