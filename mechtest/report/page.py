@@ -1,0 +1,229 @@
+"""How does a report become one page that works without a network?
+
+Jinja fills the templates beside this file and escapes all text; the page holds its style, its
+charts and the report itself, and needs no script.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mechtest.report.build import DECIDED, VERDICTS
+from mechtest.report.cells import (
+    cells_of,
+    controls_text,
+    effect_text,
+    number_text,
+    p_text,
+    sample_text,
+    seconds_text,
+    threshold_text,
+    verdict_text,
+)
+from mechtest.report.charts import (
+    control_histogram,
+    forests,
+    heat_map,
+    parts_forest,
+    prompt_histogram,
+)
+from mechtest.report.plain_text import clean_text, whole_characters
+from mechtest.report.wording import HOW_TO_READ, cautions, headline, in_reading_order
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = ["embedded_json", "html"]
+
+Row = Mapping[str, Any]
+
+_LONG_LISTS = {"values", "effects", "behaviours"}
+_UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+
+def html(report: Mapping[str, Any]) -> str:
+    """Return the report as one self-contained page."""
+    claims = report["claims"]
+    views = [_claim(index, row, report) for index, row in enumerate(claims)]
+    place = {id(row): index for index, row in enumerate(claims)}
+    template = _templates().get_template("page.html.j2")
+    return template.render(
+        report=report,
+        headline=headline(report),
+        cautions=cautions(report),
+        chips=_chips(report["summary"]),
+        claims=views,
+        attention=[views[place[id(row)]] for row in in_reading_order(claims) if _is_off(row)],
+        groups=_groups(views, report["families"]),
+        without=[view for view in views if view["row"]["verdict"] not in (*DECIDED[:3],)],
+        forests=forests(claims),
+        provenance=_provenance(report),
+        run=_run(report["run"]),
+        how_to_read=HOW_TO_READ,
+        embedded=embedded_json(report),
+    )
+
+
+@cache
+def _templates() -> Environment:
+    import jinja2
+
+    folder = Path(__file__).with_name("templates")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "plain": clean_text,
+        "block": _block,
+        "num": number_text,
+        "p": p_text,
+        "seconds": seconds_text,
+    }
+    return environment
+
+
+def _block(text: object, limit: int = 20_000) -> str:
+    return clean_text(text, limit, lines=True)
+
+
+def embedded_json(report: Mapping[str, Any]) -> Any:
+    """Return the report as JSON that can stand in a script element and stays inert there.
+
+    Long lists of numbers keep four digits; `report.json` beside the page has them all.
+    """
+    import markupsafe
+
+    compact = (",", ":")
+    text = json.dumps(_rounded(report), allow_nan=False, ensure_ascii=False, separators=compact)
+    text = whole_characters(text)
+    for character, code in _UNSAFE.items():
+        text = text.replace(character, code)
+    # The one text that is not escaped for HTML: nothing in it can end the element it stands in.
+    return markupsafe.Markup(text)  # noqa: S704
+
+
+def _rounded(value: Any, *, short: bool = False) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if short else value
+    if isinstance(value, Mapping):
+        return {
+            key: _rounded(item, short=key in _LONG_LISTS and isinstance(item, list))
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_rounded(item, short=short) for item in value]
+    return value
+
+
+def _is_off(row: Row) -> bool:
+    return not row["as_expected"]
+
+
+def _chips(summary: Mapping[str, int]) -> list[dict[str, Any]]:
+    return [
+        {"verdict": name, "text": name.replace("_", " "), "count": summary[name]}
+        for name in VERDICTS
+        if summary[name]
+    ]
+
+
+def _claim(index: int, row: Row, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the templates print of one claim, beside the row itself."""
+    timing = report["run"].get("claims", {}).get(row["id"], {})
+    evidence = [_evidence(item) for item in row["evidence"]]
+    return {
+        "row": row,
+        "anchor": f"claim-{index + 1}",
+        "number": index + 1,
+        "title": clean_text(row["statement"], 300) or clean_text(row["id"], 300),
+        "cells": cells_of(row),
+        "verdict": verdict_text(row),
+        "level": f"{row['level']:.4g}",
+        "seconds": seconds_text(timing.get("seconds")),
+        "timing": timing,
+        "evidence": evidence,
+        "forests": parts_forest(index, row["evidence"]) if len(evidence) > 1 else [],
+        "maps": [heat_map(table) for table in row["maps"]],
+        "settings": [_pairs(settings) for settings in row["settings"]],
+        "assumptions": _once(text for item in row["evidence"] for text in item["assumptions"]),
+    }
+
+
+def _evidence(item: Row) -> dict[str, Any]:
+    return {
+        "item": item,
+        "effect": effect_text(item["effect"]),
+        "threshold": threshold_text(item),
+        "controls": controls_text(item["controls"]),
+        "sample": sample_text(item),
+        "histogram": control_histogram(item["controls"]),
+        "prompts": prompt_histogram(item),
+        "excess": _excess(item["controls"]),
+    }
+
+
+def _excess(controls: Row | None) -> str:
+    return "" if controls is None or controls["excess"] is None else effect_text(controls["excess"])
+
+
+def _once(texts: Any) -> list[str]:
+    return list(dict.fromkeys(texts))
+
+
+def _pairs(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for name, value in settings.items()
+    ]
+
+
+def _groups(
+    views: Sequence[Mapping[str, Any]], families: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the claims by family, in the order of the report, with the family's gates."""
+    by_family: dict[str, list[Mapping[str, Any]]] = {}
+    for view in views:
+        by_family.setdefault(view["row"]["family"], []).append(view)
+    groups = []
+    for name, members in by_family.items():
+        family = families.get(name)
+        present = {view["row"]["key"] for view in members}
+        absent = [key for key in family["claims"] if key not in present] if family else []
+        groups.append({"name": name, "family": family, "claims": members, "absent": absent})
+    return groups
+
+
+def _provenance(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    provenance, budget = report["provenance"], report["family_error"]
+    git = provenance.get("git")
+    commit = f"{git['commit']}{' with uncommitted changes' * bool(git['dirty'])}" if git else ""
+    rows = [
+        ("schema", report["schema"]),
+        ("family-wise error", f"{budget['alpha']:.4g}, from {budget['source']}"),
+        ("claims", f"{budget['registered']} registered, {budget['selected']} selected"),
+        ("lock", provenance.get("lock") or "none"),
+        ("commit", commit or "not in a repository"),
+        ("root seed", str(provenance.get("seed", ""))),
+    ]
+    rows += [(f"version of {name}", str(v)) for name, v in provenance.get("versions", {}).items()]
+    prompts = _pairs(provenance.get("prompts", {}))
+    return rows + [(f"prompts {name}", digest) for name, digest in prompts]
+
+
+def _run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("started", str(run.get("started", ""))),
+        ("took", seconds_text(run.get("seconds"))),
+        ("workers", f"{run.get('workers', '')} with {run.get('threads', '')} threads each"),
+        ("forward passes", f"{run.get('forward_passes', 0):,}"),
+        ("command", " ".join(str(word) for word in run.get("argv", []))),
+        *(("note", str(note)) for note in run.get("notes", [])),
+    ]
