@@ -1,25 +1,61 @@
 """What does pytest learn from mechtest?
 
 Loaded by every pytest run of an environment that has mechtest installed, in every worker: it
-imports nothing that is slow to import. Torch comes when a fixture or a test asks for a model.
+imports nothing that is slow to import. Torch comes when a fixture or a test asks for a model. A run
+without claims is left exactly as it was.
 """
 
 from __future__ import annotations
 
-import pytest
+import os
 
-import mechtest
+from mechtest.plugin.threads import share_cores
 
-__all__ = ["pytest_configure", "pytest_report_header"]
+share_cores(os.environ)  # before anything can import torch
 
+from mechtest.plugin.fixtures import checkpoint, claim, mamba, mamba_seeds, prompts, rng  # noqa: E402
+from mechtest.plugin.hooks import (  # noqa: E402
+    pytest_addoption,
+    pytest_collection_finish,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_configure_node,
+    pytest_generate_tests,
+    pytest_report_header,
+    pytest_report_teststatus,
+    pytest_runtest_call,
+    pytest_runtest_makereport,
+    pytest_runtest_protocol,
+    pytest_runtest_setup,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_unconfigure,
+    pytest_xdist_make_scheduler,
+    pytest_xdist_node_collection_finished,
+)
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker that claims carry."""
-    config.addinivalue_line(
-        "markers", "claim(statement): the test checks this sentence about a model"
-    )
-
-
-def pytest_report_header() -> str:
-    """Say which version answers."""
-    return f"mechtest: {mechtest.__version__}"
+__all__ = [
+    "checkpoint",
+    "claim",
+    "mamba",
+    "mamba_seeds",
+    "prompts",
+    "pytest_addoption",
+    "pytest_collection_finish",
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_configure_node",
+    "pytest_generate_tests",
+    "pytest_report_header",
+    "pytest_report_teststatus",
+    "pytest_runtest_call",
+    "pytest_runtest_makereport",
+    "pytest_runtest_protocol",
+    "pytest_runtest_setup",
+    "pytest_sessionfinish",
+    "pytest_terminal_summary",
+    "pytest_unconfigure",
+    "pytest_xdist_make_scheduler",
+    "pytest_xdist_node_collection_finished",
+    "rng",
+]

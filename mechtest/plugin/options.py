@@ -1,0 +1,191 @@
+"""Which options and ini keys does mechtest add to pytest, and what do they come to?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+__all__ = ["Options", "add_options", "read_options"]
+
+_INI = {
+    "model": ("args", "Models to check claims on instead of their families' (default: none)."),
+    "checkpoint": ("args", "Checkpoints of a suite to check (default: the family's, else last)."),
+    "device": ("string", "Device that models are loaded on (default: cpu)."),
+    "dtype": ("string", "Type of weights: float32, float64, bfloat16, float16 (default: float32)."),
+    "report": ("string", "Directory of the claims report (default: claims-report)."),
+    "seed": ("string", "Root seed of all random draws (default: from the lock, else 0)."),
+    "alpha": ("string", "Error rate shared by all claims (default: from the lock, else 0.05)."),
+    "inconclusive": ("string", "What an inconclusive claim does: fail, xfail or skip."),
+    "require_all": ("bool", "Fail when registered claims were not checked (default: in CI)."),
+}
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Add the group `mechtest` and its ini keys."""
+    add = parser.getgroup("mechtest", "claims about models (mechtest)").addoption
+    add(
+        "--mechtest-model",
+        action="append",
+        metavar="PATH",
+        help="Check claims on this suite, checkpoint directory or repository instead of the one "
+        "their family names. May be given several times.",
+    )
+    add(
+        "--mechtest-checkpoint",
+        action="append",
+        metavar="NAME",
+        help="Checkpoint of a suite to check: a name such as step-02500 or 2500, 'last', or 'all'. "
+        "May be given several times. Default: what the family says, else 'last'.",
+    )
+    add("--mechtest-device", metavar="DEVICE", help="Load models on this device. Default: cpu.")
+    add("--mechtest-dtype", metavar="DTYPE", help="Load models as this type. Default: float32.")
+    add(
+        "--mechtest-report",
+        metavar="DIR",
+        help="Write the claims report into this directory; an empty DIR writes none. "
+        "Default: claims-report under rootdir.",
+    )
+    add(
+        "--mechtest-seed",
+        type=int,
+        metavar="N",
+        help="Root seed of all random draws. Default: from claims.lock, else 0. Another seed than "
+        "the lock's makes the run exploratory.",
+    )
+    add(
+        "--mechtest-alpha",
+        type=float,
+        metavar="RATE",
+        help="Probability of any false 'supported' among all claims. Default: from claims.lock, "
+        "else 0.05. Another rate than the lock's makes the run exploratory.",
+    )
+    add(
+        "--mechtest-lock",
+        nargs="?",
+        const="write",
+        choices=("write", "check"),
+        help="Write claims.lock from the collected claims, without running the models. With "
+        "'=check', run as usual and fail when the lock is stale.",
+    )
+    add(
+        "--mechtest-plan",
+        action="store_true",
+        default=False,
+        help="Only print what each claim would need: level, templates, controls, seeds, forward "
+        "passes. Fails when some claim could never be supported.",
+    )
+    add(
+        "--mechtest-inconclusive",
+        choices=("fail", "xfail", "skip"),
+        help="What an inconclusive claim does to its test. Default: fail.",
+    )
+    add(
+        "--mechtest-require-all",
+        action="store_true",
+        default=False,
+        help="Exit with 8 when registered claims were deselected or not collected. "
+        "Always on where the environment variable CI is true.",
+    )
+    for name, (kind, text) in _INI.items():
+        # An unset ini key of no type is "" for a string; bool and args keys have such defaults too.
+        parser.addini(
+            f"mechtest_{name}",
+            text,
+            type=kind,  # type: ignore[arg-type]
+            default={"args": [], "bool": False}.get(kind, ""),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What command line and ini file ask for.
+
+    Attributes:
+        models: Models that replace the families', as written.
+        checkpoints: Checkpoints that replace the families', as written.
+        device: Where models are loaded.
+        dtype: As which type.
+        report: Directory of the report; None for no report.
+        seed: Root seed where one is asked for.
+        alpha: Error rate where one is asked for.
+        lock: `write`, `check` or nothing.
+        plan: Whether to say only what would be done.
+        inconclusive: `fail`, `xfail` or `skip`.
+        require_all: Whether every registered claim has to be checked.
+        ci: Whether this is a CI machine.
+    """
+
+    models: tuple[str, ...] = ()
+    checkpoints: tuple[str, ...] = ()
+    device: str = "cpu"
+    dtype: str = "float32"
+    report: Path | None = None
+    seed: int | None = None
+    alpha: float | None = None
+    lock: str = ""
+    plan: bool = False
+    inconclusive: str = "fail"
+    require_all: bool = False
+    ci: bool = False
+
+    @property
+    def planning(self) -> bool:
+        """Whether claims say what they would do instead of doing it."""
+        return self.plan or self.lock == "write"
+
+
+def read_options(config: pytest.Config, environment: dict[str, str]) -> Options:
+    """Return what command line and ini file ask for; the command line wins.
+
+    Raises:
+        UsageError: A value that means nothing.
+    """
+
+    def text(name: str, default: str = "") -> str:
+        given = config.getoption(f"mechtest_{name}")
+        return str(config.getini(f"mechtest_{name}") or default if given is None else given)
+
+    def several(name: str) -> tuple[str, ...]:
+        given = config.getoption(f"mechtest_{name}") or config.getini(f"mechtest_{name}")
+        return tuple(str(item) for item in given)
+
+    ci = environment.get("CI", "").strip().lower() not in ("", "0", "false", "no", "off")
+    report = text("report", "claims-report") if config.getoption("mechtest_report") != "" else ""
+    alpha = _number("alpha", text("alpha"), float)
+    if alpha is not None and not 0 < alpha < 1:
+        raise pytest.UsageError(f"--mechtest-alpha is a rate between 0 and 1, not {alpha}")
+    seed = _number("seed", text("seed"), int)
+    if seed is not None and seed < 0:
+        raise pytest.UsageError(f"--mechtest-seed is a whole number of at least 0, not {seed}")
+    inconclusive = text("inconclusive", "fail")
+    if inconclusive not in ("fail", "xfail", "skip"):
+        raise pytest.UsageError(
+            f"mechtest_inconclusive is fail, xfail or skip, not {inconclusive!r}"
+        )
+    return Options(
+        models=several("model"),
+        checkpoints=several("checkpoint"),
+        device=text("device", "cpu"),
+        dtype=text("dtype", "float32"),
+        report=config.rootpath / report if report else None,
+        seed=None if seed is None else int(seed),
+        alpha=alpha,
+        lock=str(config.getoption("mechtest_lock") or ""),
+        plan=bool(config.getoption("mechtest_plan")),
+        inconclusive=inconclusive,
+        require_all=bool(config.getoption("mechtest_require_all"))
+        or bool(config.getini("mechtest_require_all"))
+        or ci,
+        ci=ci,
+    )
+
+
+def _number(name: str, text: str, kind: type[int | float]) -> int | float | None:
+    if not text:
+        return None
+    try:
+        return kind(text)
+    except ValueError:
+        raise pytest.UsageError(f"mechtest_{name} is no number: {text!r}") from None

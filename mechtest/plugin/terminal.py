@@ -1,0 +1,117 @@
+"""What does a reader of the terminal see of the claims?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mechtest.plugin.session import ClaimSession
+from mechtest.plugin.shown import number
+
+__all__ = ["summarise", "table"]
+
+NARROWEST = 20
+"""Characters a statement is never cut below."""
+
+
+def summarise(reporter: Any, session: ClaimSession) -> None:
+    """Write the section about claims at the end of a run."""
+    planning = session.options.planning
+    if session.report is None and not session.messages and not session.plans:
+        return
+    title = "claims"
+    if session.options.lock == "write":
+        title = "claims.lock"
+    elif planning:
+        title = "plan of the claims"
+    elif session.report is not None and session.report["exploratory"]:
+        title = "claims (exploratory)"
+    reporter.write_sep("=", title)
+    width = int(getattr(getattr(reporter, "_tw", None), "fullwidth", 80))
+    lines = _plan_lines(session, width) if planning else _claim_lines(session, width)
+    for line in lines:
+        reporter.write_line(line)
+    for message in session.messages:
+        reporter.write_line(_clean(message, 2000, keep_lines=True))
+    if session.written:
+        reporter.write_line(f"report: {_relative(session)}")
+    for line in session.annotations:
+        reporter.write_line(line)
+
+
+def _relative(session: ClaimSession) -> str:
+    from pathlib import Path
+
+    page = next((path for path in session.written if path.suffix == ".html"), session.written[0])
+    try:
+        return Path(page).relative_to(session.rootdir).as_posix()
+    except ValueError:
+        return str(page)
+
+
+def _claim_lines(session: ClaimSession, width: int) -> list[str]:
+    """Return the table of claims, those not as expected last: nearest to the prompt."""
+    from mechtest.report import HEADER, cells_of
+
+    if session.report is None:
+        return []
+    times = session.report["run"]["claims"]
+    rows = sorted(session.report["claims"], key=lambda row: not row["as_expected"])
+    shown = [row for row in rows if row["verdict"] != "deselected"]
+    cells = [[*cells_of(row, 200), _seconds(times.get(row["id"]))] for row in shown]
+    lines = table([*HEADER, "seconds"], cells, width)
+    left_out = len(rows) - len(shown)
+    return [*lines, *([f"{left_out} deselected"] if left_out else [])]
+
+
+def _seconds(run: Any) -> str:
+    return "-" if run is None else f"{run['seconds']:.1f}"
+
+
+def _plan_lines(session: ClaimSession, width: int) -> list[str]:
+    header = ["claim", "level", "templates have/need", "controls up to", "seeds", "passes"]
+    cells = [
+        [
+            _clean(row["statement"], 200),
+            number(row["level"]),
+            f"{_count(plan, 'clusters')}/{_count(plan, 'needed_clusters')}",
+            _count(plan, "controls"),
+            _count(plan, "seeds"),
+            _count(plan, "forward_passes"),
+        ]
+        for row, plan in session.plans
+    ]
+    return table(header, cells, width) if cells else []
+
+
+def _count(plan: Any, name: str) -> str:
+    value = plan.get(name)
+    return "-" if value is None else str(value)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Return aligned lines that fit a width: the first column gives way."""
+    if not rows:
+        return []
+    columns = list(zip(header, *rows, strict=True))
+    widths = [max(len(cell) for cell in column) for column in columns]
+    room = width - sum(widths[1:]) - 2 * (len(widths) - 1)
+    widths[0] = min(widths[0], max(NARROWEST, room))
+    return [
+        "  ".join(
+            _fit(cell, size).ljust(size) for cell, size in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in (header, *rows)
+    ]
+
+
+def _fit(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def _clean(text: str, limit: int, *, keep_lines: bool = False) -> str:
+    from mechtest.report import clean_text
+
+    if keep_lines:
+        return "\n".join(clean_text(line, limit) for line in text.split("\n"))
+    return clean_text(text, limit)
