@@ -14,8 +14,13 @@ import torch
 
 import mechtest as mt
 
-MODEL = "fixtures/zoo/prose/seed0/step-02500"
-PROMPTS = "fixtures/prompts/ioi.jsonl"
+pytestmark = mt.family(
+    "state-cut",
+    model="fixtures/zoo/prose",
+    prompts="fixtures/prompts/ioi.jsonl",
+    per_template=1,
+)
+
 SHARE_TOLERANCE = 1e-5
 """float32: two runs through different patches round differently in the last bits."""
 
@@ -33,20 +38,16 @@ class Twins(NamedTuple):
     cache: mt.ActivationCache
 
 
-@pytest.fixture(scope="module")
-def model():
-    return mt.HookedMamba.from_pretrained(MODEL)
-
-
-@pytest.fixture(scope="module")
-def groups(model):
+@pytest.fixture
+def groups(mamba, prompts):
     """One prompt of every template, grouped by length."""
-    pairs = mt.PromptPairs.from_jsonl(PROMPTS)
-    rows = [prompts[0] for prompts in pairs.by_template().values()]
     by_length = {}
-    for row in rows:
-        by_length.setdefault(len(model.to_tokens(row.clean)[0]), []).append(row)
-    return [twins(model, rows) for _, rows in sorted(by_length.items())]
+    for row in prompts:
+        by_length.setdefault(len(mamba.to_tokens(row.clean)[0]), []).append(row)
+    found = [twins(mamba, rows) for _, rows in sorted(by_length.items())]
+    if any((g.clean < 1).any() or (g.corrupted > -1).any() for g in found):
+        raise mt.ClaimInvalid("without a difference to move, these identities would be empty")
+    return found
 
 
 @torch.no_grad()
@@ -94,44 +95,44 @@ def share(group, values):
     return (values - group.clean) / (group.corrupted - group.clean)
 
 
-@pytest.fixture(scope="module")
-def by_state(model, groups):
+@pytest.fixture
+def by_state(mamba, groups):
     """Run every prompt with the state of all layers patched after every position but the last."""
     return [
-        (group, position, patched(model, group, f"blocks.*.state@{position}"))
+        (group, position, patched(mamba, group, f"blocks.*.state@{position}"))
         for group in groups
         for position in range(group.tokens.shape[1] - 1)
     ]
 
 
-@pytest.mark.claim("the model answers with the name that was not repeated, and so does its twin")
-def test_the_model_does_the_task(groups):
-    """Without a difference to move, the identities below would be empty."""
-    assert len(groups) > 1
-    for group in groups:
-        assert (group.clean > 1).all()
-        assert (group.corrupted < -1).all()
+@mt.claim("From the last changed token on, the state of all layers carries everything", exact=True)
+def test_the_state_moves_the_whole_answer(mamba, by_state):
+    moved = [share(g, values)[p >= g.last_change] for g, p, values in by_state]
+    mt.assert_identity(
+        torch.cat(moved), 1.0, tolerance=SHARE_TOLERANCE, model=mamba, what="share moved by a cut"
+    )
 
 
-@pytest.mark.claim("from the last changed token on, the state of all layers carries everything")
-def test_the_state_moves_the_whole_answer(by_state):
-    for group, position, values in by_state:
-        whole = position >= group.last_change
-        assert ((share(group, values)[whole] - 1).abs() < SHARE_TOLERANCE).all(), position
+@mt.claim("Before the first changed token, the state of all layers carries nothing", exact=True)
+def test_the_state_moves_nothing_before_the_change(mamba, by_state):
+    off = [(values - g.clean)[p < g.first_change] for g, p, values in by_state]
+    mt.assert_identity(
+        torch.cat(off), 0.0, tolerance=1e-12, model=mamba, what="change of the answer's logits"
+    )
 
 
-@pytest.mark.claim("before the first changed token, the state of all layers carries nothing")
-def test_the_state_moves_nothing_before_the_change(by_state):
-    for group, position, values in by_state:
-        nothing = position < group.first_change
-        assert torch.equal(values[nothing], group.clean[nothing]), position
-
-
-@pytest.mark.claim("right after the changed token, hook_h of all layers does not carry everything")
-def test_the_hidden_state_alone_is_no_cut(model, groups):
+@mt.claim(
+    "False: right after the changed token, hook_h of all layers is a cut too",
+    exact=True,
+    expect="refuted",
+)
+def test_the_hidden_state_alone_is_no_cut(mamba, groups):
     """The convolution still sees the clean token through its window of d_conv-1 rows."""
+    moved = []
     for group in groups:
         for position in sorted(set(group.last_change.tolist())):
-            here = group.last_change == position
-            moved = share(group, patched(model, group, f"blocks.*.hook_h@{position}"))
-            assert (moved[here] < 0.9).all(), moved[here]
+            values = patched(mamba, group, f"blocks.*.hook_h@{position}")
+            moved.append(share(group, values)[group.last_change == position])
+    mt.assert_identity(
+        torch.cat(moved), 1.0, tolerance=0.1, model=mamba, what="share moved by hook_h alone"
+    )

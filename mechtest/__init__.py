@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mechtest.checkpoints import (
         convert_original_state_dict_to_hooked_state_dict as convert_original_state_dict_to_hooked_state_dict,  # noqa: E501
     )
+    from mechtest.discovery import find_channels as find_channels
     from mechtest.discovery import find_difference_subspace as find_difference_subspace
     from mechtest.discovery import map_effects as map_effects
     from mechtest.errors import ClaimInconclusive as ClaimInconclusive
@@ -125,6 +126,7 @@ _HOME = {
     "convert_original_config_to_hooked_mamba_config": "mechtest.checkpoints",
     "convert_original_state_dict_to_hooked_state_dict": "mechtest.checkpoints",
     "family": "mechtest.plugin.marks",
+    "find_channels": "mechtest.discovery",
     "find_difference_subspace": "mechtest.discovery",
     "fit_means": "mechtest.interventions",
     "fit_spectrum": "mechtest.interventions",

@@ -4,7 +4,8 @@ What is found here carries the fingerprints of every prompt that was used, so th
 cannot be tested on the same ones.
 """
 
+from mechtest.discovery.channels import find_channels
 from mechtest.discovery.effect_map import map_effects
 from mechtest.discovery.subspaces import find_difference_subspace
 
-__all__ = ["find_difference_subspace", "map_effects"]
+__all__ = ["find_channels", "find_difference_subspace", "map_effects"]

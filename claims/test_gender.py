@@ -1,0 +1,33 @@
+"""What tells "he" from "she" after "because"?"""
+
+import mechtest as mt
+
+pytestmark = mt.family(
+    "gender",
+    model="fixtures/zoo/prose",
+    prompts="fixtures/prompts/gender.jsonl",
+    per_template=4,
+)
+
+LAYER_1 = mt.Circuit("blocks.1.state@last")
+
+
+@mt.claim("Layer 1's recurrent state at the last token carries the person's gender")
+def test_necessary(mamba, prompts, claim):
+    claim.attach_map(mt.map_effects(mamba, prompts.discovery))
+    mt.assert_necessary(mamba, LAYER_1, prompts, threshold=0.75)
+
+
+@mt.claim("... and restoring it alone brings the pronoun back")
+def test_sufficient(mamba, prompts):
+    mt.assert_sufficient(mamba, LAYER_1, prompts, threshold=0.75)
+
+
+@mt.claim("False: layer 0's state carries the gender", expect="refuted")
+def test_wrong_layer(mamba, prompts):
+    mt.assert_necessary(mamba, mt.Circuit("blocks.0.state@last"), prompts)
+
+
+@mt.claim("False: in every seed layer 1's state carries more than nine tenths", expect="refuted")
+def test_not_in_every_seed(mamba_seeds, prompts):
+    mt.assert_stable_across_seeds(mamba_seeds, LAYER_1, prompts, threshold=0.9)
