@@ -16,10 +16,20 @@ LAYER_1 = mt.Circuit("blocks.1.state@last")
 LAYER_0 = mt.Circuit("blocks.0.state@last")
 
 
-@mt.claim("Layer 1's recurrent state before the verb carries the subject's number")
+def channels(model, prompts):
+    """Find the sixteen channels of layer 1's state that matter most, on the discovery half."""
+    return mt.find_channels(model, "blocks.1.state@last", prompts.discovery, count=16)
+
+
+@mt.claim("Sixteen channels of layer 1's state before the verb carry the subject's number")
 def test_necessary(mamba, prompts, claim):
     claim.attach_map(mt.map_effects(mamba, prompts.discovery))
-    mt.assert_necessary(mamba, LAYER_1, prompts, threshold=0.75)
+    mt.assert_necessary(mamba, channels(mamba, prompts), prompts, threshold=0.75)
+
+
+@mt.claim("... and restoring them alone brings the verb's number back")
+def test_sufficient(mamba, prompts):
+    mt.assert_sufficient(mamba, channels(mamba, prompts), prompts, threshold=0.75)
 
 
 @mt.claim("One direction of it, found on other templates, carries half of the number")
@@ -39,3 +49,11 @@ def test_layer_0_inert(mamba_seeds, prompts):
           expect="refuted")  # fmt: skip
 def test_decodable_and_unused(mamba, prompts):
     mt.assert_necessary(mamba, LAYER_0, prompts, threshold=0.25)
+
+
+@mt.claim(
+    "False: the number needs all of layer 1's state in particular; any half of all channels does",
+    expect="not supported",
+)
+def test_whole_layer_is_not_special(mamba, prompts):
+    mt.assert_necessary(mamba, LAYER_1, prompts, threshold=0.75)

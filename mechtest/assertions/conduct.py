@@ -40,7 +40,7 @@ from mechtest.stats import (
     reaches,
 )
 
-__all__ = ["Answer", "answer"]
+__all__ = ["Answer", "Begun", "answer", "begin", "finish"]
 
 UNIT = "share of behaviour"
 REPORT_EVERY = 20
@@ -63,53 +63,112 @@ class Answer:
     settle: str
 
 
-def answer(
-    study: Study, terms: Terms, claim: RunningClaim, *, label: str = "", level: float | None = None
-) -> Answer:
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """A claim whose effect has been measured, and whose controls have not.
+
+    Attributes:
+        question: How effects are measured.
+        terms: The claim.
+        level: Its level.
+        key: What its random draws are keyed by.
+        label: Which part of a larger claim this is.
+        sets: Its controls; None where none are asked for.
+        measured: What the claimed circuit did.
+        guards: What was checked.
+        effect: Against its threshold; None where the claim does not ask.
+        tested: The test behind it.
+    """
+
+    question: Question
+    terms: Terms
+    level: float
+    key: str
+    label: str
+    sets: ControlSets | None
+    measured: Measured
+    guards: tuple[Guard, ...]
+    effect: EffectFinding | None
+    tested: EffectTest | None
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether the effect or a guard refutes the claim already."""
+        failed = any(guard.passed is False for guard in self.guards)
+        return failed or (self.effect is not None and self.effect.contradicted)
+
+
+def answer(study: Study, terms: Terms, claim: RunningClaim) -> Answer:
     """Check a claim in one model.
 
     Args:
         study: Model, prompts, metric.
         terms: The claim.
         claim: Its level, its seed and where to tell progress.
-        label: Which part of a larger claim this is; random draws are keyed by it too.
-        level: Instead of the claim's own.
 
     Raises:
         MechtestError: The claim cannot be tested as stated.
     """
-    level = claim.level if level is None else level
+    return finish(begin(study, terms, claim), claim)
+
+
+def begin(study: Study, terms: Terms, claim: RunningClaim, *, label: str = "") -> Begun:
+    """Check everything that comes before the controls.
+
+    Args:
+        study: Model, prompts, metric.
+        terms: The claim.
+        claim: Its level and seed.
+        label: Which part of a larger claim this is; random draws are keyed by it too.
+
+    Raises:
+        MechtestError: The claim cannot be tested as stated.
+    """
+    level, seed = claim.level, claim.seed
     terms.require_attainable(study, level)
     key = f"{claim.key}|{label}" if label else claim.key
     question = Question(study, terms.mode, terms.intervention, terms.circuit)
-    guards = list(
-        require_behaviour(question, seed=claim.seed, claim=key, min_accuracy=terms.min_accuracy)
-    )
+    least = terms.min_accuracy
+    guards = list(require_behaviour(question, seed=seed, claim=key, min_accuracy=least))
     sets = None
     if terms.controls is not None:
         kind = control_kind(terms.circuit, terms.controls)
-        sets = choose_controls(study, terms.circuit, kind, claim.seed, key, level)
+        sets = choose_controls(study, terms.circuit, kind, seed, key, level)
     claimed = list(sets.claimed) if sets is not None else [terms.circuit]
     if terms.direction == "greater" and terms.circuit.subspace is None:
-        guards.append(require_no_cut(question, terms.circuit, seed=claim.seed, claim=key))
+        guards.append(require_no_cut(question, terms.circuit, seed=seed, claim=key))
     measured = question.measure(claimed)
     guards.append(changed_share(measured))
-    effect, tested = _effect(study, terms, measured, level, claim.seed, key)
+    effect, tested = _effect(study, terms, measured, level, seed, key)
     if effect is None or reaches(effect.p, level):
-        guards += _illusions(question, measured, claimed, terms, level, claim.seed, key)
+        guards += _illusions(question, measured, claimed, terms, level, seed, key)
+    return Begun(
+        question, terms, level, key, label, sets, measured, tuple(guards), effect, tested
+    )  # fmt: skip
+
+
+def finish(begun: Begun, claim: RunningClaim, *, skip_controls: str = "") -> Answer:
+    """Rank the claim among its controls, and decide.
+
+    Args:
+        begun: What was found so far.
+        claim: Where to tell progress.
+        skip_controls: Why controls are not drawn although the claim asks for them; it is then
+            inconclusive at best.
+    """
+    study, terms = begun.question.study, begun.terms
     finding, controls = None, None
-    if sets is not None and (effect is None or not effect.contradicted):
-        hopeful = effect is None or reaches(effect.p, level)
-        finding, controls = _rank(question, measured, sets, terms, claim, level, hopeful)
-    decision = decide(level, effect=effect, controls=finding, guards=guards)
-    evidence = _evidence(
-        question, terms, measured, effect, tested, decision, controls, tuple(guards), label
-    )
+    if begun.sets is not None and not begun.contradicted and not skip_controls:
+        finding, controls = _rank(begun, begun.sets, claim)
+    decision = decide(begun.level, effect=begun.effect, controls=finding, guards=begun.guards)
+    if skip_controls and decision.verdict is Verdict.SUPPORTED and begun.sets is not None:
+        decision = Decision(Verdict.INCONCLUSIVE, "controls", skip_controls)
     settle = ""
     if decision.verdict is Verdict.INCONCLUSIVE:
-        settle = what_would_settle(decision, measured.effect(study), terms, finding, level)
+        effect = begun.measured.effect(study)
+        settle = what_would_settle(decision, effect, terms, finding, begun.level)
     claim.forward_passes += study.runner.forward_passes
-    return Answer(evidence, decision, settle)
+    return Answer(_evidence(begun, decision, controls), decision, settle)
 
 
 def _effect(
@@ -148,15 +207,14 @@ def _illusions(
     return found + ([] if seen is None else [seen])
 
 
-def _rank(
-    question: Question, measured: Measured, sets: ControlSets, terms: Terms, claim: RunningClaim,
-    level: float, hopeful: bool,
-) -> tuple[ControlFinding, Controls]:  # fmt: skip
+def _rank(begun: Begun, sets: ControlSets, claim: RunningClaim) -> tuple[ControlFinding, Controls]:
     """Draw controls one by one until the rank is decided."""
+    question, terms, measured = begun.question, begun.terms, begun.measured
     study = question.study
+    hopeful = begun.effect is None or reaches(begun.effect.p, begun.level)
     observed = measured.effect(study).estimate
-    assert observed is not None
-    test = ControlTest(observed, level, losses=terms.losses, cap=terms.max_controls)
+    assert observed is not None, "the behaviour was tested before"
+    test = ControlTest(observed, begun.level, losses=terms.losses, cap=terms.max_controls)
     total = np.zeros(len(measured.moved_part))
     while test.stop == "running":
         if not hopeful and test.next_control >= STILL_REFUTING:
@@ -165,7 +223,7 @@ def _rank(
         moved = _moved_part(question, control.circuits)
         total += moved
         effect = cluster_effect(moved, measured.behaviour, study.labels).estimate
-        assert effect is not None
+        assert effect is not None, "the behaviour was tested before"
         test.feed(control.statistic(effect))
         if test.next_control % REPORT_EVERY == 0:
             lost = test.summary().at_least_as_extreme
@@ -173,7 +231,6 @@ def _rank(
             claim.progress(test.next_control, test.cap, note)
     found = test.summary()
     finding = ControlFinding(sets.kind, found, sets.weak, terms.refutation)
-    excess = _excess(study, measured, total / max(1, found.drawn), claim.seed, claim.key)
     return finding, Controls(
         kind=sets.kind,
         drawn=found.drawn,
@@ -183,7 +240,7 @@ def _rank(
         observed=_plain(observed),
         null_mean=None if found.null_mean is None else _plain(found.null_mean),
         exceedance_low=_plain(finding.exceedance_low),
-        excess=excess,
+        excess=_excess(study, measured, total / max(1, found.drawn), claim.seed, begun.key),
         weak=sets.weak,
         values=tuple(_plain(value) for value in found.values),
     )
@@ -207,14 +264,11 @@ def _excess(
     return _with_interval(found.estimate, interval)
 
 
-def _evidence(
-    question: Question, terms: Terms, measured: Measured, effect: EffectFinding | None,
-    tested: EffectTest | None, decision: Decision, controls: Controls | None,
-    guards: tuple[Guard, ...], label: str,
-) -> Evidence:  # fmt: skip
-    study = question.study
+def _evidence(begun: Begun, decision: Decision, controls: Controls | None) -> Evidence:
+    question, terms, measured = begun.question, begun.terms, begun.measured
+    study, tested = question.study, begun.tested
     found = measured.effect(study)
-    assert found.estimate is not None
+    assert found.estimate is not None, "the behaviour was tested before"
     if tested is not None:
         interval = tested.interval
     else:
@@ -226,7 +280,7 @@ def _evidence(
     accuracy = study.share(study.runner.logits("clean"), "accuracy")
     return Evidence(
         kind=terms.kind,
-        label=label,
+        label=begun.label,
         circuit=tuple(str(site) for site in terms.circuit.sites),
         intervention=terms.intervention.name if terms.mode != "restore" else "patch",
         metric=study.metric.name,
@@ -234,7 +288,7 @@ def _evidence(
         verdict=decision.verdict,
         threshold=terms.threshold,
         direction=terms.direction,
-        p_effect=None if effect is None else _plain(effect.p),
+        p_effect=None if begun.effect is None else _plain(begun.effect.p),
         method="rank among controls only" if tested is None else tested.method,
         clusters=found.clusters,
         clusters_positive=int((scores > 0).sum()),
@@ -245,7 +299,7 @@ def _evidence(
         broken=_plain(broken),
         model=study.identity,
         controls=controls,
-        guards=guards,
+        guards=begun.guards,
         assumptions=assumptions_of(terms, study),
         prompt_ids=study.pairs.ids,
         effects=tuple(_plain(value) for value in measured.moved_part),

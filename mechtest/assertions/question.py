@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -60,7 +61,6 @@ class Question:
     mode: Mode
     intervention: Intervention
     circuit: Circuit
-    _empty: Values | None = field(default=None, init=False)
 
     def measure(self, circuits: Sequence[Circuit]) -> Measured:
         """Measure a circuit, or a control given as several circuits edited at once.
@@ -78,7 +78,7 @@ class Question:
             run = runner.run(
                 complement_of(self.circuit, circuits, self.study.model), self.intervention
             )
-            value, floor = self.study.read(run.logits), self._emptied()
+            value, floor = self.study.read(run.logits), self._emptied
             moved, there = value - floor, self._clean - floor
         else:
             run = runner.run(circuits, self.intervention)
@@ -89,23 +89,21 @@ class Question:
 
     def behaviour(self) -> Values:
         """Return b_i before anything was intervened in (in mode `keep`: against everything out)."""
-        floor = self._emptied() if self.mode == "keep" else self._corrupted
+        floor = self._emptied if self.mode == "keep" else self._corrupted
         return np.asarray(self._clean - floor)
 
-    @property
+    @cached_property
     def _clean(self) -> Values:
         return self.study.read(self.study.runner.logits("clean"))
 
-    @property
+    @cached_property
     def _corrupted(self) -> Values:
         return self.study.read(self.study.runner.logits("corrupted"))
 
+    @cached_property
     def _emptied(self) -> Values:
-        if self._empty is None:
-            everything = universe_of(self.circuit, self.study.model)
-            run = self.study.runner.run(everything, self.intervention)
-            self._empty = self.study.read(run.logits)
-        return self._empty
+        everything = universe_of(self.circuit, self.study.model)
+        return self.study.read(self.study.runner.run(everything, self.intervention).logits)
 
     def shares(self, run: InterventionRun) -> tuple[float, float]:
         """Return (moved, broken): shares of prompts that answer as the edit says, or as neither.

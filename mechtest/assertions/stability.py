@@ -9,7 +9,7 @@ from typing import Any, Literal, Unpack
 from mechtest.assertions import absence, necessity, specificity, sufficiency
 from mechtest.assertions._decide import REFUTATION
 from mechtest.assertions.asking import Asked, Options, plan_record
-from mechtest.assertions.conduct import Answer, answer
+from mechtest.assertions.conduct import Answer, Begun, begin, finish
 from mechtest.assertions.outcome import checked, conclude
 from mechtest.assertions.study import prepare_study
 from mechtest.assertions.terms import Terms
@@ -240,25 +240,21 @@ def _settings(asked: _Seeds, of_one: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(asked: _Seeds, claim: RunningClaim) -> ClaimRecord:
-    answers: list[Answer] = []
-    settings: dict[str, Any] = {}
-    prompts = ""
     if asked.mode == "mean" and not asked.extra["t"]:
         require_seeds_for_mean(len(asked.models), claim.level)
-    for seed, model in asked.models:
-        circuit = asked.circuit_of(model)
-        study = prepare_study(model, [circuit], asked.prompts, asked.asked.metric)
-        terms = _terms(asked.using, circuit, asked.asked, asked.extra)
-        settings = settings or _settings(asked, terms.settings(study))
-        prompts = study.tested.digest
-        if asked.mode == "all":
-            terms = replace(terms, refutation=REFUTATION / len(asked.models))
-        try:
-            answers.append(answer(study, terms, claim, label=f"seed {seed}"))
-        except MechtestError as error:
-            error.what = f"seed {seed}: {error.what}"
-            raise
-        claim.progress(len(answers), len(asked.models), f"seeds, last: {seed}")
+    begun = [_begin(asked, seed, model, claim) for seed, model in asked.models]
+    study = begun[0].question.study
+    settings = _settings(asked, begun[0].terms.settings(study))
+    prompts = study.tested.digest
+    against = [seed for (seed, _), one in zip(asked.models, begun, strict=True) if one.contradicted]
+    skip = ""
+    if against and asked.mode == "all":
+        names = ", ".join(map(str, against))
+        skip = f"controls were not drawn: seed {names} refutes the claim already"
+    answers: list[Answer] = []
+    for one in begun:
+        answers.append(finish(one, claim, skip_controls=skip))
+        claim.progress(len(answers), len(begun), f"seeds, last: {one.label}")
     combine = _all if asked.mode == "all" else _mean
     verdict, binding, reason, settle, evidence, notes = combine(asked, answers, claim)
     return ClaimRecord(
@@ -276,6 +272,20 @@ def _check(asked: _Seeds, claim: RunningClaim) -> ClaimRecord:
         evidence=evidence,
         notes=notes,
     )
+
+
+def _begin(asked: _Seeds, seed: int, model: HookedMamba, claim: RunningClaim) -> Begun:
+    """Measure the effect in one seed; what cannot be tested there is told with the seed's name."""
+    try:
+        circuit = asked.circuit_of(model)
+        study = prepare_study(model, [circuit], asked.prompts, asked.asked.metric)
+        terms = _terms(asked.using, circuit, asked.asked, asked.extra)
+        if asked.mode == "all":
+            terms = replace(terms, refutation=REFUTATION / len(asked.models))
+        return begin(study, terms, claim, label=f"seed {seed}")
+    except MechtestError as error:
+        error.what = f"seed {seed}: {error.what}"
+        raise
 
 
 Combined = tuple[Verdict, str, str, str, tuple[Evidence, ...], tuple[str, ...]]
