@@ -50,6 +50,7 @@ class Strip:
         side: Which side of the threshold is claimed: `greater` or `less`.
         effect: As text.
         against: The threshold as text.
+        verdict: Of this measurement.
     """
 
     row: int
@@ -63,6 +64,7 @@ class Strip:
     side: str
     effect: str
     against: str
+    verdict: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ def _strip(scale: Scale, index: int, label: str, evidence: Row) -> Strip:
         evidence["direction"],
         effect_text(effect),
         threshold_text(evidence),
+        evidence["verdict"],
     )
 
 

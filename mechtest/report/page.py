@@ -41,7 +41,9 @@ __all__ = ["embedded_json", "html"]
 
 Row = Mapping[str, Any]
 
-_LONG_LISTS = {"values", "effects", "behaviours"}
+# A report beyond this many characters is embedded without the lists of single values.
+_EMBEDDED_LIMIT = 300_000
+_SINGLE_VALUES = {"values", "prompt_ids", "effects", "behaviours"}
 _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
@@ -97,30 +99,37 @@ def _block(text: object, limit: int = 20_000) -> str:
 def embedded_json(report: Mapping[str, Any]) -> Any:
     """Return the report as JSON that can stand in a script element and stays inert there.
 
-    Long lists of numbers keep four digits; `report.json` beside the page has them all.
+    A report of many claims leaves out the lists of single controls and prompts, which would be most
+    of the page; `report.json` beside it has them.
     """
     import markupsafe
 
-    compact = (",", ":")
-    text = json.dumps(_rounded(report), allow_nan=False, ensure_ascii=False, separators=compact)
-    text = whole_characters(text)
+    text = _compact(report)
+    if len(text) > _EMBEDDED_LIMIT:
+        text = _compact(_without_lists(report))
     for character, code in _UNSAFE.items():
         text = text.replace(character, code)
     # The one text that is not escaped for HTML: nothing in it can end the element it stands in.
     return markupsafe.Markup(text)  # noqa: S704
 
 
-def _rounded(value: Any, *, short: bool = False) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.4g}") if short else value
+def _compact(report: Any) -> str:
+    text = json.dumps(report, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return whole_characters(text)
+
+
+def _without_lists(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {
-            key: _rounded(item, short=key in _LONG_LISTS and isinstance(item, list))
+            key: [] if key in _SINGLE_VALUES and _is_flat(item) else _without_lists(item)
             for key, item in value.items()
         }
-    if isinstance(value, list):
-        return [_rounded(item, short=short) for item in value]
-    return value
+    return [_without_lists(item) for item in value] if isinstance(value, list) else value
+
+
+def _is_flat(value: Any) -> bool:
+    # The values of a map are lists of lists: those are what the page shows, and stay.
+    return isinstance(value, list) and not any(isinstance(item, list) for item in value)
 
 
 def _is_off(row: Row) -> bool:
