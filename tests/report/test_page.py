@@ -1,0 +1,161 @@
+"""The page is one file, needs no network and no script, and shows hostile text as text."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from mechtest.report import html
+from mechtest.report.page import _without_lists, embedded_json
+from tests.report.example import (
+    broken_rows,
+    example_report,
+    hostile_report,
+    large_report,
+    report_of,
+    row,
+)
+
+VOID = {"meta", "input", "link", "br", "img", "rect", "line", "circle", "path"}
+
+
+class Page(HTMLParser):
+    """Elements and attributes of a page, as a parser meets them."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.elements, self.attributes, self.open = [], [], []
+        self.scripts, self.text, self.unbalanced = [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.unbalanced.append((tag, self.getpos()))
+
+    def handle_data(self, data):
+        (self.scripts if self.open and self.open[-1] == "script" else self.text).append(data)
+
+
+REPORTS = {
+    "example": example_report(),
+    "hostile": hostile_report(),
+    "large": large_report(20, drawn=40),
+    "broken": report_of(broken_rows()),
+    "empty": report_of([]),
+}
+
+
+@pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)
+def test_nothing_from_users_becomes_markup(report):
+    text = html(report)
+    page = Page(text)
+    assert page.elements.count("script") == 1
+    assert not {"img", "iframe", "object", "embed", "link", "a:href", "base", "form"} & set(
+        page.elements
+    )
+    for tag, name, value in page.attributes:
+        assert not name.startswith("on"), (tag, name)
+        assert name not in {"src", "srcset", "action", "formaction", "xlink:href", "style"}
+        if name == "href":
+            assert re.fullmatch(r"#[a-z0-9-]+", value), value
+    assert page.unbalanced == []
+    assert page.open == []
+
+
+@pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)
+def test_the_page_is_self_contained(report):
+    text = html(report)
+    page = Page(text)
+    policies = [v for t, n, v in page.attributes if t == "meta" and n == "content" and "src" in v]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    text.encode()
+
+
+@pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)
+def test_the_report_is_embedded_and_inert(report):
+    page = Page(html(report))
+    (script,) = page.scripts
+    assert not set("<>&\u2028\u2029") & set(script)
+    assert json.loads(script) in (report, _without_lists(report))
+
+
+def test_a_large_report_is_embedded_without_single_values():
+    report = large_report(100)
+    content = json.loads(str(embedded_json(report)))
+    evidence = content["claims"][0]["evidence"][0]
+    assert evidence["controls"]["values"] == evidence["effects"] == evidence["prompt_ids"] == []
+    assert evidence["controls"]["drawn"] == 400
+    assert evidence["effect"] == report["claims"][0]["evidence"][0]["effect"]
+
+
+def test_a_hundred_claims_stay_small():
+    assert len(html(large_report(100)).encode()) < 1_200_000
+
+
+@pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)
+def test_links_inside_the_page_lead_somewhere(report):
+    page = Page(html(report))
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    targets = {value[1:] for _, name, value in page.attributes if name == "href"}
+    targets |= {value for _, name, value in page.attributes if name == "for"}
+    assert targets <= set(ids)
+
+
+def test_every_claim_is_told():
+    report = example_report()
+    text = " ".join(" ".join(Page(html(report)).text).split())
+    for part in [
+        "8 of 12 claims are not as expected",
+        "refuted, as expected",
+        "supported, gate closed",
+        "What would settle it: About 14 templates",
+        "0.77 [0.69, 0.85] (weakest of 5)",
+        "seed 4",
+        "Effect of patching the state, layer by position",
+        "no second component was named to compare with",
+        "no site blocks.9.state in this model",
+        "pytest 'claims/test_fact.py::test_necessary[seed0-step-02500]' --mechtest-seed=0",
+        "SyntaxError: invalid syntax",
+        "ordered gates",
+        "with uncommitted changes",
+        "worker gw1 was replaced by gw2",
+        "Interval: denominators are not clearly away from zero",
+    ]:
+        assert part in text, part
+    for claim in report["claims"]:
+        assert claim["statement"] in text
+    assert "the circuit" not in text
+
+
+def test_what_is_as_expected_is_folded():
+    report = example_report()
+    page = html(report)
+    sections = re.findall(r'<details class="claim v-(\w+)( off)?"( open)?>', page)
+    assert len(sections) == len(report["claims"])
+    assert all(bool(off) == bool(unfolded) for _, off, unfolded in sections)
+
+
+def test_a_report_that_was_read_from_a_file_may_hold_half_characters():
+    report = report_of([row("a", "a", "refuted")])
+    report["claims"][0]["reason"] = "half \ud83d"
+    html(report).encode()
+
+
+def test_the_same_report_gives_the_same_page():
+    assert html(example_report()) == html(example_report())
