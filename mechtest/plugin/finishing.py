@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from mechtest.errors import MechtestError
 from mechtest.plugin.accounting import missing_evidence, not_checked
 from mechtest.plugin.gathering import Gathered, gather, report_parts
@@ -63,6 +65,8 @@ def _lock_near_errors(session: ClaimSession) -> bool:
 
 
 def _status(session: ClaimSession, gathered: Gathered) -> int:
+    if session.internal_error:
+        return int(pytest.ExitCode.INTERNAL_ERROR)
     if gathered.stale and (session.options.ci or session.options.lock == "check"):
         return 1
     if missing_evidence(gathered.rows) or session.collection_errors:
@@ -99,6 +103,8 @@ def _say(session: ClaimSession, gathered: Gathered) -> None:
         for row in rows:
             if row["verdict"] == verdict:
                 say(f"{row['id']} {text}: the evidence is incomplete")
+    if session.internal_error:
+        say("pytest itself failed (see INTERNALERROR above): do not trust this run")
     for error in session.collection_errors:
         say(f"{error['file']} could not be collected: its claims are not in this report")
     for row in rows:

@@ -108,6 +108,10 @@ class Reports:
         if facts is not None:
             self._session.facts[report.nodeid] = facts
 
+    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Remember that pytest itself failed; with one worker it would end as if nothing had."""
+        self._session.internal_error = type(excinfo.value).__name__
+
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
         """Say what a claim had found before its worker died."""

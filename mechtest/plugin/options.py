@@ -61,13 +61,20 @@ def add_options(parser: pytest.Parser) -> None:
         help="Probability of any false 'supported' among all claims. Default: from claims.lock, "
         "else 0.05. Another rate than the lock's makes the run exploratory.",
     )
+    # Two flags and not one with an optional value, which would swallow the path after it.
     add(
         "--mechtest-lock",
-        nargs="?",
+        action="store_const",
         const="write",
-        choices=("write", "check"),
-        help="Write claims.lock from the collected claims, without running the models. With "
-        "'=check', run as usual and fail when the lock is stale.",
+        dest="mechtest_lock",
+        help="Write claims.lock from the collected claims, without running the models.",
+    )
+    add(
+        "--mechtest-lock=check",
+        action="store_const",
+        const="check",
+        dest="mechtest_lock",
+        help="Run as usual, and fail when claims.lock is stale.",
     )
     add(
         "--mechtest-plan",

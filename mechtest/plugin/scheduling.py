@@ -32,7 +32,7 @@ class ClaimScheduling:
         self._session = session
         self._config = config
         self._log = log
-        self._inner: Any = _schedulers().LoadScheduling(config, log)
+        self.inner: Any = _schedulers().LoadScheduling(config, log)
         self._decided = False
 
     def add_node_collection(self, node: Any, collection: Sequence[str]) -> None:
@@ -40,14 +40,14 @@ class ClaimScheduling:
         if not self._decided:
             self._decided = True
             if self._session.read_journals().events("plan"):
-                nodes = self._inner.nodes
-                self._inner = _schedulers().WorkStealingScheduling(self._config, self._log)
+                nodes = self.inner.nodes
+                self.inner = _schedulers().WorkStealingScheduling(self._config, self._log)
                 for known in nodes:
-                    self._inner.add_node(known)
-        self._inner.add_node_collection(node, collection)
+                    self.inner.add_node(known)
+        self.inner.add_node_collection(node, collection)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+        return getattr(self.inner, name)  # whatever else xdist asks of a scheduler
 
 
 def _schedulers() -> Any:

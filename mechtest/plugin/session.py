@@ -67,6 +67,7 @@ class ClaimSession:
         self.report: dict[str, Any] | None = None
         self.live: Live | None = None
         self.usage_error = ""
+        self.internal_error = ""
         self.terminable = False
         self.written: list[Path] = []
         self.annotations: list[str] = []

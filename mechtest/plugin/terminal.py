@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mechtest.plugin.session import ClaimSession
@@ -58,10 +59,21 @@ def _claim_lines(session: ClaimSession, width: int) -> list[str]:
     times = session.report["run"]["claims"]
     rows = sorted(session.report["claims"], key=lambda row: not row["as_expected"])
     shown = [row for row in rows if row["verdict"] != "deselected"]
-    cells = [[*cells_of(row, 200), _seconds(times.get(row["id"]))] for row in shown]
+    several = Counter(row["key"] for row in shown)
+    cells = [
+        [*cells_of(_named(row, several[row["key"]] > 1), 200), _seconds(times.get(row["id"]))]
+        for row in shown
+    ]
     lines = table([*HEADER, "seconds"], cells, width)
     left_out = len(rows) - len(shown)
     return [*lines, *([f"{left_out} deselected"] if left_out else [])]
+
+
+def _named(row: Mapping[str, Any], one_of_several: bool) -> Mapping[str, Any]:
+    """Return a row whose statement tells which model, where a claim was checked on several."""
+    if not one_of_several:
+        return row
+    return {**row, "statement": f"{row['id'].partition('[')[2][:-1]}: {row['statement']}"}
 
 
 def _seconds(run: Any) -> str:
