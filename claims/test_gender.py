@@ -20,12 +20,12 @@ def channels(model, prompts):
 @mt.claim("Eight channels of layer 1's state at the last token carry the person's gender")
 def test_necessary(mamba, prompts, claim):
     claim.attach_map(mt.map_effects(mamba, prompts.discovery))
-    mt.assert_necessary(mamba, channels(mamba, prompts), prompts, threshold=0.75)
+    mt.assert_necessary(mamba, channels(mamba, prompts), prompts, threshold=0.5)
 
 
 @mt.claim("... and restoring them alone brings the pronoun back")
 def test_sufficient(mamba, prompts):
-    mt.assert_sufficient(mamba, channels(mamba, prompts), prompts, threshold=0.75)
+    mt.assert_sufficient(mamba, channels(mamba, prompts), prompts, threshold=0.5)
 
 
 @mt.claim("False: layer 0's state carries the gender", expect="refuted")
