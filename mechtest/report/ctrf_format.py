@@ -65,7 +65,7 @@ def _test(row: Row, timing: Mapping[str, Any]) -> dict[str, Any]:
         "message": clean_text(row["reason"], 2000),
         "trace": clean_text(row["message"], 20_000, lines=True),
         "filePath": row["source"]["file"],
-        "line": row["source"]["line"],
+        "line": row["source"]["line"] or None,
         "suite": [row["family"]] if row["family"] else [],
         "threadId": str(timing.get("worker", "")),
         "extra": {
@@ -79,8 +79,8 @@ def _test(row: Row, timing: Mapping[str, Any]) -> dict[str, Any]:
             "replay": row["replay"],
         },
     }
-    # Optional texts of the format have at least one character.
-    return {name: value for name, value in test.items() if value not in ("", [])}
+    # What the format makes optional is left out rather than empty.
+    return {name: value for name, value in test.items() if value not in ("", [], None)}
 
 
 def _status(row: Row) -> str:

@@ -156,7 +156,7 @@ def test_any_text_comes_out_printable(text, limit):
     for clean in (clean_text(text, limit), clean_text(text, limit, lines=True)):
         assert len(clean) <= limit
         clean.encode()
-        assert all(c.isprintable() or c in "\n\t " or ord(c) > 0xA0 for c in clean)
+        assert all(c.isprintable() or c in "\n\t " or ord(c) >= 0xA0 for c in clean)
     assert "\n" not in clean_text(text, limit)
 
 
