@@ -2,7 +2,11 @@
 
 import json
 
+import jinja2  # noqa: F401
 import pytest
+
+# A run inside this process forgets what it imported: what every run needs is imported here, once.
+import mechtest.report  # noqa: F401
 
 pytest_plugins = ["pytester"]
 
