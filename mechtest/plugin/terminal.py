@@ -13,6 +13,8 @@ __all__ = ["summarise", "table"]
 
 NARROWEST = 20
 """Characters a statement is never cut below."""
+ROOMY = 60
+"""Characters that a statement should have; with less, it gets a line of its own."""
 
 
 def summarise(reporter: Any, session: ClaimSession) -> None:
@@ -102,19 +104,32 @@ def _count(plan: Any, name: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Return aligned lines that fit a width: the first column gives way."""
+    """Return aligned lines that fit a width: the first column gives way, or gets its own line."""
     if not rows:
         return []
     columns = list(zip(header, *rows, strict=True))
     widths = [max(len(cell) for cell in column) for column in columns]
     room = width - sum(widths[1:]) - 2 * (len(widths) - 1)
-    widths[0] = min(widths[0], max(NARROWEST, room))
+    if room < min(ROOMY, widths[0]):
+        return _stacked(header, rows, widths, width)
+    widths[0] = min(widths[0], room)
     return [
         "  ".join(
             _fit(cell, size).ljust(size) for cell, size in zip(row, widths, strict=True)
         ).rstrip()
         for row in (header, *rows)
     ]
+
+
+def _stacked(
+    header: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int], width: int
+) -> list[str]:
+    """Return two lines a row where one would leave no room for the sentence."""
+    lines = ["  " + "  ".join(c.ljust(w) for c, w in zip(header[1:], widths[1:], strict=True))]
+    for row in rows:
+        cells = [cell.ljust(size) for cell, size in zip(row[1:], widths[1:], strict=True)]
+        lines += [_fit(row[0], max(NARROWEST, width)), "  " + "  ".join(cells)]
+    return [line.rstrip() for line in lines]
 
 
 def _fit(text: str, width: int) -> str:
