@@ -6,6 +6,7 @@ plain text: cleaned, not escaped.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ __all__ = [
     "sample_text",
     "seconds_text",
     "threshold_text",
+    "titled",
     "verdict_table",
     "verdict_text",
 ]
@@ -62,7 +64,21 @@ def verdict_table(report_or_rows: Row | Iterable[Row], limit: int = 120) -> list
     rows: Any = report_or_rows
     if isinstance(report_or_rows, Mapping):
         rows = report_or_rows["claims"]
-    return [cells_of(row, limit) for row in rows]
+    return [cells_of(row, limit) for row in titled(list(rows))]
+
+
+def titled(rows: Sequence[Row]) -> list[Row]:
+    """Return rows whose statements tell which model, where a claim was checked on several."""
+    times = Counter(row["key"] for row in rows)
+    return [
+        {**row, "statement": f"{_model(row)}: {row['statement']}"} if times[row["key"]] > 1 else row
+        for row in rows
+    ]
+
+
+def _model(row: Row) -> str:
+    parameter = str(row["id"]).partition("[")[2].removesuffix("]")
+    return parameter or f"seed {row['model']['seed']} {row['model']['checkpoint']}".rstrip()
 
 
 def cells_of(row: Row, limit: int = 120) -> Cells:

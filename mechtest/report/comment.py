@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mechtest.report.cells import HEADER, NOTHING, cells_of, verdict_text
+from mechtest.report.cells import HEADER, NOTHING, cells_of, titled, verdict_text
 from mechtest.report.plain_text import clean_text
 from mechtest.report.wording import cautions, headline, in_reading_order, unexpected
 
@@ -42,6 +42,7 @@ _MARKS = {
 
 def markdown(report: Mapping[str, Any]) -> str:
     """Return the report as a comment: what is not as expected first, then all claims."""
+    report = {**report, "claims": titled(report["claims"])}
     head = [MARKER, f"### mechtest: {escaped(headline(report), 300)}", ""]
     warnings = [f"> :warning: {escaped(text, 2000)}\n>" for text in cautions(report)]
     head += _fitting(warnings, _CAUTIONS, "cautions")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mechtest.report.cells import verdict_text
+from mechtest.report.cells import titled, verdict_text
 from mechtest.report.comment import markdown
 from mechtest.report.plain_text import clean_text
 
@@ -24,7 +24,7 @@ def github_annotations(report: Mapping[str, Any]) -> list[str]:
     Claims that were deselected are left out: whoever deselected them knows. What failed nothing is
     a warning: an exploratory claim, an inconclusive one the run let pass, one without evidence.
     """
-    lines = [_of_row(row) for row in report["claims"] if _is_news(row)]
+    lines = [_of_row(row) for row in titled(report["claims"]) if _is_news(row)]
     lines += [
         _command("error", error["file"], 1, "claims could not be collected", error["message"])
         for error in report["collection_errors"]

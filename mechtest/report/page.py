@@ -22,6 +22,7 @@ from mechtest.report.cells import (
     sample_text,
     seconds_text,
     threshold_text,
+    titled,
     verdict_text,
 )
 from mechtest.report.charts import (
@@ -49,7 +50,7 @@ _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", 
 
 def html(report: Mapping[str, Any]) -> str:
     """Return the report as one self-contained page."""
-    claims = report["claims"]
+    claims = titled(report["claims"])
     views = [_claim(index, row, report) for index, row in enumerate(claims)]
     place = {id(row): index for index, row in enumerate(claims)}
     template = _templates().get_template("page.html.j2")

@@ -1,14 +1,25 @@
 """One place turns numbers into text; hostile text comes out as text."""
 
 import random
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mechtest.report import HEADER, cells_of, clean_text, effect_text, p_text, verdict_table
+from mechtest.report import (
+    HEADER,
+    cells_of,
+    clean_text,
+    effect_text,
+    github_annotations,
+    html,
+    markdown,
+    p_text,
+    verdict_table,
+)
 from mechtest.report.cells import number_text, seconds_text, verdict_text
-from tests.report.example import HOSTILE, decided_rows, evidence, example_report, row
+from tests.report.example import HOSTILE, decided_rows, evidence, example_report, report_of, row
 
 
 @pytest.mark.parametrize(
@@ -117,6 +128,17 @@ def test_the_weakest_measurement_decides():
     assert cells_of(row("a", "a", "refuted", parts)).effect.startswith("0.70")
     less = [evidence(rng, x, direction="less", controls=None) for x in (0.1, 0.3, 0.2)]
     assert cells_of(row("a", "a", "supported", less)).effect.startswith("0.30")
+
+
+def test_a_claim_on_several_models_says_which():
+    one, two = row("t", "it does", "supported"), row("t", "it does", "refuted", id="a::t[seed1]")
+    table = verdict_table([one, two, row("u", "so does this", "supported")])
+    assert [c.claim for c in table] == [
+        "seed0-step-02500: it does", "seed1: it does", "so does this",
+    ]  # fmt: skip
+    report = report_of([one, two])
+    for text in (markdown(report), html(report), "".join(github_annotations(report))):
+        assert re.search("seed1(:|%3A|&#58;) it does", text)
 
 
 def test_a_claim_without_a_statement_is_named_by_its_test():
