@@ -162,8 +162,12 @@ def _effect_against(effect: EffectFinding) -> str:
         )
     return (
         f"the effect {effect.estimate:.3g} is not small: its {confidence} is "
-        f"[{effect.wide.low:.3g}, {effect.wide.high:.3g}], the claim {_range(effect)}"
+        f"[{_end(effect.wide.low)}, {_end(effect.wide.high)}], the claim {_range(effect)}"
     )
+
+
+def _end(value: float | None) -> str:
+    return "unbounded" if value is None else f"{value:.3g}"
 
 
 def _range(effect: EffectFinding) -> str:

@@ -25,7 +25,7 @@ from mechtest.assertions.question import Measured, Question
 from mechtest.assertions.settling import what_would_settle
 from mechtest.assertions.study import Study
 from mechtest.assertions.terms import Terms
-from mechtest.errors import NothingChangedError
+from mechtest.errors import MechtestError, NonFiniteError, NothingChangedError
 from mechtest.records import Controls, Effect, Evidence, Guard, Verdict
 from mechtest.running_claim import RunningClaim
 from mechtest.stats import (
@@ -124,8 +124,16 @@ def begin(study: Study, terms: Terms, claim: RunningClaim, *, label: str = "") -
     Raises:
         MechtestError: The claim cannot be tested as stated.
     """
+    terms.require_attainable(study, claim.level)
+    try:
+        return _begun(study, terms, claim, label)
+    except MechtestError:
+        claim.forward_passes += study.runner.forward_passes  # `finish` never comes to count them
+        raise
+
+
+def _begun(study: Study, terms: Terms, claim: RunningClaim, label: str) -> Begun:
     level, seed = claim.level, claim.seed
-    terms.require_attainable(study, level)
     key = f"{claim.key}|{label}" if label else claim.key
     question = Question(study, terms.mode, terms.intervention, terms.circuit)
     least = terms.min_accuracy
@@ -174,7 +182,7 @@ def finish(begun: Begun, claim: RunningClaim, *, skip_controls: str = "") -> Ans
 def _effect(
     study: Study, terms: Terms, measured: Measured, level: float, seed: int, key: str
 ) -> tuple[EffectFinding | None, EffectTest | None]:
-    """Return the effect against its threshold; nothing where the claim does not ask."""
+    """Return the effect against its threshold, and its test; None where the claim does not ask."""
     found = measured.effect(study)
     if terms.threshold is None:
         return None, None
@@ -185,6 +193,8 @@ def _effect(
     else:
         tested = effect_test(found, terms.threshold, level, seed=seed, claim=key)
         p = tested.p
+    if not terms.judged:
+        return None, tested
     wide = inversion_interval(
         found, 1 - terms.refutation, generator=keyed_generator(seed, key, "sign flips")
     )
@@ -220,7 +230,7 @@ def _rank(begun: Begun, sets: ControlSets, claim: RunningClaim) -> tuple[Control
         if not hopeful and test.next_control >= STILL_REFUTING:
             break  # the effect already keeps the claim from being supported
         control = sets.draw(test.next_control)
-        moved = _moved_part(question, control.circuits)
+        moved = _moved_part(question, control.circuits, test.next_control)
         total += moved
         effect = cluster_effect(moved, measured.behaviour, study.labels).estimate
         assert effect is not None, "the behaviour was tested before"
@@ -246,12 +256,15 @@ def _rank(begun: Begun, sets: ControlSets, claim: RunningClaim) -> tuple[Control
     )
 
 
-def _moved_part(question: Question, circuits: Sequence) -> np.ndarray:
+def _moved_part(question: Question, circuits: Sequence, number: int) -> np.ndarray:
     """Return what a control moves; a control that changes nothing moves nothing."""
     try:
         return np.asarray(question.measure(circuits).moved_part)
     except NothingChangedError:
         return np.zeros(len(question.study.pairs))
+    except NonFiniteError as error:
+        error.what = f"control {number}: {error.what}"
+        raise
 
 
 def _excess(

@@ -25,6 +25,7 @@ from mechtest.stats import (
 from mechtest.tasks import logit_difference
 
 __all__ = [
+    "BEHAVIOUR_LEVEL",
     "changed_share",
     "require_behaviour",
     "require_no_cut",
@@ -34,6 +35,9 @@ __all__ = [
 
 CUT_TOLERANCE = 1e-4
 """Largest deviation, as a share of the largest behaviour, at which an edit is "everything"."""
+
+BEHAVIOUR_LEVEL = 0.05
+"""Level at which there has to be a behaviour, whatever the claim's own."""
 
 TWIN_PROMPTS = 64
 GATED = "hook_after_skip"
@@ -50,7 +54,9 @@ def require_behaviour(
     """
     study = question.study
     there = question.behaviour()
-    found = behaviour_test(cluster_effect(there, there, study.labels), seed=seed, claim=claim)
+    found = behaviour_test(
+        cluster_effect(there, there, study.labels), seed=seed, claim=claim, level=BEHAVIOUR_LEVEL
+    )
     accuracy = study.share(study.runner.logits("clean"), "accuracy")
     if not found.present:
         raise ClaimInvalid(

@@ -7,13 +7,14 @@ takes no share of the error rate.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mechtest.assertions.outcome import checked, conclude
 from mechtest.assertions.study import identity_of
-from mechtest.errors import ClaimInvalid, NonFiniteError
+from mechtest.errors import ClaimInvalid, NonFiniteError, ShapeError
 from mechtest.models import HookedMamba
 from mechtest.records import ClaimRecord, Effect, Evidence, Verdict
 from mechtest.running_claim import RunningClaim
@@ -50,19 +51,22 @@ def check_identity(
             claim.plans.append(
                 {"settings": settings, "attainable": True, "problem": "", "seeds": 1}
             )
-        values = np.asarray(observed, dtype=np.float64)
+        values = np.atleast_1d(np.asarray(observed, dtype=np.float64))
         if not values.size or not tolerance > 0:
             raise ClaimInvalid(
                 f"{what}: there is nothing to compare",
                 given=f"{values.size} values, tolerance {tolerance:g}",
                 expected="at least one value and a positive tolerance",
             )
-        off = np.abs(values - np.asarray(expected, dtype=np.float64))
-        if not np.isfinite(off).all():
-            raise NonFiniteError(f"{what} holds NaN or infinity", given=f"{values.shape} values")
+        off = np.abs(values - _like(expected, values, what))
+        bad = np.argwhere(~np.isfinite(off))
+        if len(bad):
+            raise NonFiniteError(
+                f"{what} holds NaN or infinity at {len(bad)} of {off.size} places",
+                given=", ".join(_named(place, off, ids) for place in bad[:5]),
+            )
         worst = float(off.max())
-        place = np.unravel_index(int(off.argmax()), off.shape)
-        name = ids[int(place[0])] if len(ids) == len(off) else str(tuple(int(i) for i in place))
+        name = _named(np.unravel_index(int(off.argmax()), off.shape), off, ids)
         verdict = Verdict.SUPPORTED if worst <= tolerance else Verdict.REFUTED
         reason = f"largest difference {worst:.3g}, at {name}; tolerance {tolerance:g}"
         evidence = Evidence(
@@ -102,6 +106,26 @@ def check_identity(
         )
 
     return checked("identity", check, level=None, statement=what)
+
+
+def _like(expected: ArrayLike, values: np.ndarray, what: str) -> np.ndarray:
+    """Return the expected values in the shape of the observed ones."""
+    wanted = np.asarray(expected, dtype=np.float64)
+    try:
+        return np.broadcast_to(wanted, values.shape)
+    except ValueError as error:
+        raise ShapeError(
+            f"{what}: observed and expected values do not line up",
+            given=f"{wanted.shape} expected of {values.shape} observed",
+            expected="equal shapes, or expected values that broadcast to the observed ones",
+        ) from error
+
+
+def _named(place: Any, off: np.ndarray, ids: Sequence[str]) -> str:
+    """Return the name of the prompt at some place, or the place."""
+    if len(ids) == len(off):
+        return ids[int(place[0])]
+    return str(tuple(int(index) for index in place))
 
 
 def assert_identity(

@@ -39,10 +39,10 @@ def checked(kind: str, check: Check, *, level: float | None, statement: str) -> 
         inside_hypothesis()
         if level is not None:
             claim = _with_level(outer, level)
-        record = check(claim)
-        outer.forward_passes = claim.forward_passes
-        return record
+        return check(claim)
     except MechtestError as error:
+        if claim.planning:
+            _plan_problem(kind, claim, error)
         return ClaimRecord(
             id=claim.id,
             statement=claim.statement or statement,
@@ -56,6 +56,18 @@ def checked(kind: str, check: Check, *, level: float | None, statement: str) -> 
             prompts="",
             settings={"kind": kind},
         )
+    finally:
+        outer.forward_passes = claim.forward_passes
+
+
+def _plan_problem(kind: str, claim: RunningClaim, error: MechtestError) -> None:
+    """Leave a plan that says why the claim cannot be tested, however often it is run."""
+    parts = [error.what]
+    parts += [] if error.given is None else [f"given {error.given}"]
+    parts += [f"expected {error.expected}"] if error.expected else []
+    claim.plans.append(
+        {"settings": {"kind": kind}, "attainable": False, "problem": "; ".join(parts)}
+    )
 
 
 def _with_level(claim: RunningClaim, level: float) -> RunningClaim:

@@ -90,7 +90,9 @@ class Question:
     def behaviour(self) -> Values:
         """Return b_i before anything was intervened in (in mode `keep`: against everything out)."""
         floor = self._emptied if self.mode == "keep" else self._corrupted
-        return np.asarray(self._clean - floor)
+        there = np.asarray(self._clean - floor)
+        self._require_finite(there, there)
+        return there
 
     @cached_property
     def _clean(self) -> Values:

@@ -97,8 +97,8 @@ def check_stable_across_seeds(
     `all`: the claim is supported in each seed, each at the claim's full level. The record says what
     k of k seeds show about seeds that were not trained (3: more than 37 % of them, 5: 55 %). One
     seed that refutes refutes the claim; the rate of false "refuted" is shared by the seeds.
-    `mean`: the effect averaged over seeds is above the threshold, and in every seed hardly any
-    control does as much.
+    `mean`: the effect averaged over seeds is above the threshold, and in every seed the guards hold
+    and hardly any control does as much; how big the effect is in one seed decides nothing.
 
     Null hypothesis: in some seed the claim is false; for `mean`, the mean over seeds is at most the
         threshold.
@@ -209,8 +209,8 @@ def _plan(asked: _Seeds, claim: RunningClaim) -> ClaimRecord:
     problem = ""
     try:
         terms.require_attainable(study, claim.level)
-        if asked.mode == "mean" and not asked.extra["t"]:
-            require_seeds_for_mean(len(asked.models), claim.level)
+        if asked.mode == "mean":
+            _require_mean(asked, claim.level)
     except MechtestError as error:
         problem = f"{error.what} ({error.given}; expected {error.expected})"
     plan = terms.plan(study, claim.level)
@@ -240,8 +240,8 @@ def _settings(asked: _Seeds, of_one: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(asked: _Seeds, claim: RunningClaim) -> ClaimRecord:
-    if asked.mode == "mean" and not asked.extra["t"]:
-        require_seeds_for_mean(len(asked.models), claim.level)
+    if asked.mode == "mean":
+        _require_mean(asked, claim.level)
     begun = [_begin(asked, seed, model, claim) for seed, model in asked.models]
     study = begun[0].question.study
     settings = _settings(asked, begun[0].terms.settings(study))
@@ -274,14 +274,31 @@ def _check(asked: _Seeds, claim: RunningClaim) -> ClaimRecord:
     )
 
 
+def _require_mean(asked: _Seeds, level: float) -> None:
+    """Raise where no mean over these seeds could support the claim; nothing has been run."""
+    above = (
+        *(necessity.assert_necessary, necessity.check_necessary),
+        *(sufficiency.assert_sufficient, sufficiency.check_sufficient),
+    )
+    if asked.using not in above:
+        raise ClaimInvalid(
+            "a mean over seeds needs an effect that is claimed to be above a threshold",
+            given=getattr(asked.using, "__name__", repr(asked.using)),
+            expected="using=assert_necessary or assert_sufficient",
+        )
+    if not asked.extra["t"]:
+        require_seeds_for_mean(len(asked.models), level)
+
+
 def _begin(asked: _Seeds, seed: int, model: HookedMamba, claim: RunningClaim) -> Begun:
     """Measure the effect in one seed; what cannot be tested there is told with the seed's name."""
     try:
         circuit = asked.circuit_of(model)
         study = prepare_study(model, [circuit], asked.prompts, asked.asked.metric)
         terms = _terms(asked.using, circuit, asked.asked, asked.extra)
-        if asked.mode == "all":
-            terms = replace(terms, refutation=REFUTATION / len(asked.models))
+        terms = replace(
+            terms, refutation=REFUTATION / len(asked.models), judged=asked.mode == "all"
+        )
         return begin(study, terms, claim, label=f"seed {seed}")
     except MechtestError as error:
         error.what = f"seed {seed}: {error.what}"
@@ -315,12 +332,7 @@ def _all(asked: _Seeds, answers: list[Answer], claim: RunningClaim) -> Combined:
 
 def _mean(asked: _Seeds, answers: list[Answer], claim: RunningClaim) -> Combined:
     threshold = answers[0].evidence.threshold
-    if threshold is None or answers[0].evidence.direction != "greater":
-        raise ClaimInvalid(
-            "a mean over seeds needs an effect that is claimed to be above a threshold",
-            given=answers[0].evidence.kind,
-            expected="using=assert_necessary or assert_sufficient",
-        )
+    assert threshold is not None, "asked for before anything was run"
     found = mean_over_seeds(
         [item.evidence.effect.estimate for item in answers],
         threshold,
@@ -334,24 +346,24 @@ def _mean(asked: _Seeds, answers: list[Answer], claim: RunningClaim) -> Combined
     guard = Guard(
         "mean over seeds", passed=True if settled else None, detail=f"{spread}, {how}", p=p
     )
-    evidence = tuple(_of_the_mean(item.evidence, guard) for item in answers)
+    evidence = tuple(
+        replace(item.evidence, guards=(*item.evidence.guards, guard)) for item in answers
+    )
     notes = (f"{spread}; {how}; conditional on the prompts, which all seeds share",)
     high = found.interval.high
     if high is not None and high < threshold:
         reason = f"the {spread} is below {threshold:g}: its 95% interval ends at {high:.3g}"
         return Verdict.REFUTED, "mean over seeds", reason, "", evidence, notes
-    for seed, item in zip(asked.models, answers, strict=True):
-        if item.decision.binding == "controls" and item.decision.verdict is not Verdict.SUPPORTED:
-            reason = f"seed {seed[0]}: {item.decision.reason}"
-            return item.decision.verdict, "controls", reason, item.settle, evidence, notes
+    verdicts = [item.decision.verdict for item in answers]
+    worst = min(verdicts, key=_ORDER.index)
+    if worst is not Verdict.SUPPORTED:  # a guard or the controls of some seed
+        at = verdicts.index(worst)
+        decision, seed = answers[at].decision, asked.models[at][0]
+        binding, reason = f"seed {seed} {decision.binding}", f"seed {seed}: {decision.reason}"
+        return worst, binding, reason, answers[at].settle, evidence, notes
     if not settled:
         reason = f"the {spread} is not shown to be above {threshold:g}: p {p:.3g}"
         settle = "more training seeds: sign flips of k seeds reach 2**-k"
         return Verdict.INCONCLUSIVE, "mean over seeds", reason, settle, evidence, notes
     reason = f"the {spread} is above {threshold:g}: p {p:.3g}"
     return Verdict.SUPPORTED, "mean over seeds", reason, "", evidence, notes
-
-
-def _of_the_mean(evidence: Evidence, guard: Guard) -> Evidence:
-    """Return a seed's evidence for a claim about the mean: its own effect decides nothing."""
-    return replace(evidence, p_effect=None, guards=(*evidence.guards, guard))

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechtest.errors import ClaimInvalid, MechtestError
-from mechtest.interventions import Circuit, Runner
+from mechtest.interventions import Circuit, Runner, plan_edits
 from mechtest.models import HookedMamba
 from mechtest.records import ModelIdentity
 from mechtest.tasks import (
@@ -137,6 +137,7 @@ def prepare_study(
     """
     chosen = metric_by_name(metric) if isinstance(metric, str) else metric
     _require_model(model)
+    _require_metric(chosen)
     tested, looked_at = _halves(prompts)
     for circuit in circuits:
         _refuse_circular(circuit, tested)
@@ -145,6 +146,7 @@ def prepare_study(
     unique = tested.deduplicated()
     study = Study(model, unique, looked_at, chosen, len(tested) - len(unique))
     for circuit in circuits:
+        plan_edits(model.resolver, circuit, study.pairs)  # a role that some prompt lacks, likewise
         if circuit.fitted_on is not None and circuit.fitted_on & study.pairs.fingerprints:
             raise _circular(circuit, "prompts, token by token,")
     return study
@@ -157,6 +159,15 @@ def _require_model(model: object) -> None:
             given=type(model).__name__,
             expected="a HookedMamba (the fixture `mamba`)",
             next_step="for several seeds use assert_stable_across_seeds(mamba_seeds, ...)",
+        )
+
+
+def _require_metric(metric: object) -> None:
+    if not isinstance(metric, Metric):
+        raise ClaimInvalid(
+            "a metric turns logits into one number a prompt, and says its name, unit and sign",
+            given=repr(metric),
+            expected=f"one of {', '.join(METRICS)}, or an object like them (mechtest.Metric)",
         )
 
 

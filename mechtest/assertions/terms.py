@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from mechtest.assertions._decide import REFUTATION
 from mechtest.assertions.control_sets import channel_sets, control_kind
+from mechtest.assertions.guards import BEHAVIOUR_LEVEL
 from mechtest.assertions.question import Direction, Mode
 from mechtest.assertions.study import Study
 from mechtest.errors import ClaimInvalid
@@ -41,6 +43,8 @@ class Terms:
         illusion: delta of the illusion guard; None where it does not apply.
         min_accuracy: Share of prompts the untouched model has to answer right.
         refutation: Rate of false "refuted".
+        judged: Whether the effect is held against `threshold` here; False where it is one of
+            several whose mean is.
     """
 
     kind: str
@@ -56,6 +60,19 @@ class Terms:
     illusion: float | None = None
     min_accuracy: float = 0.5
     refutation: float = REFUTATION
+    judged: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.intervention, Intervention):
+            raise ClaimInvalid(
+                "a claim needs an intervention",
+                given=f"intervention={self.intervention!r}",
+                expected="ResampleAblation(), MeanAblation(...), ZeroAblation() ...",
+            )
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise ClaimInvalid(
+                "a threshold has to be a finite number", given=f"threshold={self.threshold!r}"
+            )
 
     def settings(self, study: Study) -> dict[str, Any]:
         """Return what the lock registers, as plain JSON values."""
@@ -87,8 +104,7 @@ class Terms:
             UnattainableLevelError: Too few templates or controls for the level.
             ControlsError, ClaimInvalid: Controls that cannot be, or do not fit.
         """
-        if self.threshold is not None:
-            require_clusters(study.templates, level)
+        require_clusters(study.templates, self._strictest(level))
         if self.controls is None:
             return
         kind = control_kind(self.circuit, self.controls)
@@ -103,6 +119,11 @@ class Terms:
                 next_step="pass `prompts`, not `prompts.test`",
             )
 
+    def _strictest(self, level: float) -> float:
+        """Return the smallest level of any test over templates: that there is a behaviour, too."""
+        held = self.threshold is not None and self.judged
+        return min(level, BEHAVIOUR_LEVEL) if held else BEHAVIOUR_LEVEL
+
     def plan(self, study: Study, level: float) -> dict[str, Any]:
         """Return what checking this claim will take at most, without running anything."""
         controls = 0 if self.controls is None else most_controls(level, losses=self.losses)
@@ -114,7 +135,7 @@ class Terms:
         return {
             "settings": self.settings(study),
             "clusters": study.templates,
-            "needed_clusters": 2 if self.threshold is None else needed_clusters(level),
+            "needed_clusters": needed_clusters(self._strictest(level)),
             "controls": controls,
             "needed_controls": fewest,
             "seeds": 1,

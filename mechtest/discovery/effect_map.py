@@ -6,13 +6,16 @@ from collections.abc import Sequence
 
 import torch
 
-from mechtest.errors import ClaimInvalid, NothingChangedError
+from mechtest.errors import ClaimInvalid, MetricError, NothingChangedError
 from mechtest.interventions import Circuit, Intervention, ResampleAblation, Runner
 from mechtest.models import HookedMamba
 from mechtest.records import EffectMap
 from mechtest.tasks import DiscoveryPairs, EncodedPairs, Metric, logit_difference
 
 __all__ = ["map_effects"]
+
+SMALLEST_GAP = 1e-6
+"""Smallest mean difference between the runs, in the metric's unit, that shares are taken of."""
 
 
 @torch.no_grad()
@@ -42,6 +45,7 @@ def map_effects(
 
     Raises:
         ClaimInvalid: Prompts that are not the discovery half.
+        MetricError: No difference between clean and corrupted prompts.
     """
     if not isinstance(prompts, DiscoveryPairs):
         raise ClaimInvalid(
@@ -54,6 +58,13 @@ def map_effects(
     ablation = intervention or ResampleAblation()
     clean = metric(runner.logits("clean"), runner.pairs)
     gap = (clean - metric(runner.logits("corrupted"), runner.pairs)).mean()
+    if not abs(float(gap)) > SMALLEST_GAP:
+        raise MetricError(
+            "clean and corrupted prompts score alike, so there is no behaviour to take shares of",
+            given=f"{metric.name} differs by {float(gap):.3g} {metric.unit}",
+            expected="a model that does the task, and prompts that differ in what matters",
+            next_step="look at prompts.explain(model.tokenizer)",
+        )
     rows = []
     for layer in range(model.cfg.n_layer):
         row: list[float | None] = []

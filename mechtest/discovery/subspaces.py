@@ -19,7 +19,7 @@ def find_difference_subspace(
     """Return the subspace of a site that holds most of the clean-to-corrupted differences.
 
     The leading right singular vectors of the differences, in coordinates divided by their standard
-    deviation over clean and corrupted activations. For one pair of classes and rank 1 this is close
+    deviation over clean activations. For one pair of classes and rank 1 this is close
     to the difference of means.
 
     Args:

@@ -27,7 +27,7 @@ class Circuit:
 
     Raises:
         UnknownSiteError: A name that is no site.
-        ShapeError: No site, or a subspace of several.
+        ShapeError: No site, a subspace of several, or a subspace and channels at once.
     """
 
     sites: tuple[Site, ...]
@@ -55,6 +55,12 @@ class Circuit:
                 expected="one site, for example blocks.1.hook_h@last (a state site is two hooks)",
             )
         chosen = None if channels is None else tuple(sorted(set(channels)))
+        if subspace is not None and chosen is not None:
+            raise ShapeError(
+                "a circuit has channels or a subspace, not both",
+                given=f"rank {subspace.rank} and {len(chosen)} channels",
+                expected="one of them: channels are a subspace too, one direction each",
+            )
         if chosen == ():
             raise ShapeError("no channels are left of this circuit", given="channels=()")
         set_ = object.__setattr__  # frozen: this is the one place that fills it
