@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,19 @@ def add_options(parser: pytest.Parser) -> None:
         help="Probability of any false 'supported' among all claims. Default: from claims.lock, "
         "else 0.05. Another rate than the lock's makes the run exploratory.",
     )
+    _add_modes(add)
+    for name, (kind, text) in _INI.items():
+        # An unset ini key of no type is "" for a string; bool and args keys have such defaults too.
+        parser.addini(
+            f"mechtest_{name}",
+            text,
+            type=kind,  # type: ignore[arg-type]
+            default={"args": [], "bool": False}.get(kind, ""),
+        )
+
+
+def _add_modes(add: Callable[..., None]) -> None:
+    """Add the options that change what a run is for, and how strict it is."""
     # Two flags and not one with an optional value, which would swallow the path after it.
     add(
         "--mechtest-lock",
@@ -95,14 +109,6 @@ def add_options(parser: pytest.Parser) -> None:
         help="Exit with 8 when registered claims were deselected or not collected. "
         "Always on where the environment variable CI is true.",
     )
-    for name, (kind, text) in _INI.items():
-        # An unset ini key of no type is "" for a string; bool and args keys have such defaults too.
-        parser.addini(
-            f"mechtest_{name}",
-            text,
-            type=kind,  # type: ignore[arg-type]
-            default={"args": [], "bool": False}.get(kind, ""),
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,9 +117,15 @@ class WorkerProgress:
                 continue
             width = self._reporter.writer.fullwidth if hasattr(self._reporter, "writer") else 80
             text = printable(f"[{worker}] {progress_text(claim, content)}", width - 1)
-            self._reporter.ensure_newline()
+            self._new_line()
             self._reporter.write_line(text)
             content.clear()
+
+    def _new_line(self) -> None:
+        """End a line of dots."""
+        writer = getattr(self._reporter, "_tw", None)
+        if getattr(writer, "width_of_current_line", 0):
+            self._reporter.write_line("")
 
     def read_on(self) -> None:
         """Take in what workers have written since the last time."""

@@ -27,7 +27,7 @@ from mechtest.plugin.verdicts import (
     plain,
 )
 from mechtest.records import ClaimRecord
-from mechtest.running_claim import RunningClaim, running
+from mechtest.running_claim import DEFAULT_ALPHA, RunningClaim, running
 
 __all__ = ["RUNNING", "attach_facts", "call_claim", "refuse_problem", "run_claim"]
 
@@ -65,7 +65,7 @@ def run_claim(
         key=planned.key,
         statement=planned.statement,
         family=planned.family,
-        level=0.05 if session.problem is not None else session.level(planned),
+        level=DEFAULT_ALPHA if session.problem is not None else session.level(planned),
         seed=0 if session.problem is not None else session.seed,
         registered=session.problem is None and session.is_registered(planned),
         planning=session.options.planning,

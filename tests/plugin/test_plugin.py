@@ -291,6 +291,25 @@ def test_an_empty_report_directory_writes_none(project):
         assert not (project.path / "claims-report").exists()
 
 
+def test_failed_claims_can_be_run_again_by_themselves(project):
+    """Their levels are those of the whole lock, and nothing looks stale for it."""
+    project.write(
+        test_a="pytestmark = mt.family('f', ordered=False)\n"
+        "@mt.claim('a')\ndef test_a():\n    fake()\n"
+        "@mt.claim('b')\ndef test_b():\n    fake('refuted', p=0.9)\n"
+    )
+    project.run("--mechtest-lock")
+    project.run()
+    project.run("--lf").assert_outcomes(failed=1)
+    assert project.row("test_b")["level"] == 0.025
+    assert project.report["family_error"]["stale"] == []
+
+
+def test_claims_need_no_terminal(project):
+    project.write(test_a=VERDICTS).run("-p", "no:terminal")
+    assert project.verdicts == EXPECTED
+
+
 @pytest.mark.parametrize(
     ("mark", "complaint"),
     [
