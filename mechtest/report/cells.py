@@ -123,8 +123,8 @@ def verdict_text(row: Row) -> str:
     """Return the verdict in words, beside what was expected where that is not support."""
     verdict = str(row["verdict"]).replace("_", " ")
     expected = clean_text(row["expect"], 40)
-    if row["gate"] == "closed" and verdict in SEVERITY:
-        return f"{verdict}, gate closed"
+    if row["gate"] == "closed" and verdict == "supported":
+        return "supported, gate closed"
     if expected == "supported" or verdict not in SEVERITY:
         return verdict
     if row["as_expected"]:
@@ -134,13 +134,20 @@ def verdict_text(row: Row) -> str:
 
 def effect_text(effect: Mapping[str, Any]) -> str:
     """Return an effect with its interval, or with why there is none: `0.91 [0.86, 0.95]`."""
-    estimate = number_text(effect["estimate"])
-    if effect["low"] is None and effect["high"] is None:
+    low, high = effect["low"], effect["high"]
+    known = [abs(number) for number in (effect["estimate"], low, high) if number is not None]
+    # Small numbers get four decimals together, so that an interval reads as one.
+    text = _small_text if 0.0005 <= max(known) < 0.01 else number_text
+    estimate = text(effect["estimate"])
+    if low is None and high is None:
         reason = clean_text(effect["reason"], 60)
         return f"{estimate} [{NOTHING}: {reason}]" if reason else f"{estimate} [{NOTHING}]"
-    low = "-inf" if effect["low"] is None else number_text(effect["low"])
-    high = "inf" if effect["high"] is None else number_text(effect["high"])
-    return f"{estimate} [{low}, {high}]"
+    ends = "-inf" if low is None else text(low), "inf" if high is None else text(high)
+    return f"{estimate} [{ends[0]}, {ends[1]}]"
+
+
+def _small_text(value: float) -> str:
+    return f"{value:.4f}".replace("-0.0000", "0.0000")
 
 
 def threshold_text(evidence: Mapping[str, Any]) -> str:
@@ -163,7 +170,10 @@ def number_text(value: float | None) -> str:
 
 
 def p_text(value: float | None) -> str:
-    """Return a p value, rounded up so that it never looks smaller than it is."""
+    """Return a p value, rounded up so that it never looks smaller than it is.
+
+    Levels are printed by the same rule: a p value at its level then does not look larger.
+    """
     if value is None:
         return NOTHING
     if value < 0.0001:

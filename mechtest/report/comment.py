@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mechtest.report.cells import HEADER, NOTHING, cells_of, titled, verdict_text
+from mechtest.report.cells import HEADER, NOTHING, cells_of, p_text, titled, verdict_text
 from mechtest.report.plain_text import clean_text
 from mechtest.report.wording import cautions, headline, in_reading_order, unexpected
 
@@ -100,7 +100,7 @@ def _line(row: Row) -> str:
     if not row["as_expected"]:
         texts[1] = f"**{texts[1]}**"
     if cells.p != NOTHING and not row["exact"]:
-        texts[4] += f" (level {row['level']:.4g})"
+        texts[4] += f" (level {p_text(row['level'])})"
     return _joined(texts)
 
 

@@ -156,7 +156,7 @@ def _claim(index: int, row: Row, report: Mapping[str, Any]) -> dict[str, Any]:
         "title": clean_text(row["statement"], 300) or clean_text(row["id"], 300),
         "cells": cells_of(row),
         "verdict": verdict_text(row),
-        "level": f"{row['level']:.4g}",
+        "level": p_text(row["level"]),
         "seconds": seconds_text(timing.get("seconds")),
         "timing": timing,
         "evidence": evidence,

@@ -58,11 +58,13 @@ def cautions(report: Mapping[str, Any]) -> list[str]:
         found.append(f"Incomplete: {_incomplete(report)}.")
     if report["exploratory"]:
         found.append(f"Exploratory: {_exploratory(report)}.")
-    closed = sum(row["gate"] == "closed" for row in report["claims"])
+    closed = sum(
+        row["gate"] == "closed" and row["verdict"] == "supported" for row in report["claims"]
+    )
     if closed:
         found.append(
-            f"{_claims(closed)} behind a closed gate: an earlier claim of the ordered family is "
-            "not supported, so a supported verdict there is not covered by the error budget."
+            f"{_claims(closed)} supported behind a closed gate: an earlier claim of the ordered "
+            "family is not supported, so the error budget does not cover this."
         )
     stale = report["family_error"]["stale"]
     if stale:

@@ -85,6 +85,17 @@ def test_effects(value, text):
     assert effect_text(value) == text
 
 
+def test_small_effects_read_as_one():
+    small = {**effect(-0.0000772, 0.000539), "estimate": 0.00023}
+    assert effect_text(small) == "0.0002 [-0.0001, 0.0005]"
+    assert effect_text({**effect(-0.00001, 0.005), "estimate": 0.002}) == "0.0020 [0.0000, 0.0050]"
+    assert effect_text({**effect(None, None), "estimate": 3e-7}) == "3e-07 [-]"
+
+
+def test_a_p_value_at_its_level_does_not_look_larger():
+    assert p_text(3 / 180) == p_text(0.05 / 3) == "0.0167"
+
+
 @pytest.mark.parametrize(
     ("verdict", "changes", "text"),
     [
@@ -96,6 +107,7 @@ def test_effects(value, text):
         ("supported", {"gate": "closed"}, "supported, gate closed"),
         ("not_run", {"expect": "refuted"}, "not run"),
         ("crashed", {"gate": "closed"}, "crashed"),
+        ("refuted", {"gate": "closed", "expect": "refuted"}, "refuted, as expected"),
     ],
 )
 def test_verdicts_say_what_was_expected(verdict, changes, text):
