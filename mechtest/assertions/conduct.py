@@ -26,6 +26,7 @@ from mechtest.assertions.settling import what_would_settle
 from mechtest.assertions.study import Study
 from mechtest.assertions.terms import Terms
 from mechtest.errors import MechtestError, NonFiniteError, NothingChangedError
+from mechtest.interventions import Circuit
 from mechtest.records import Controls, Effect, Evidence, Guard, Verdict
 from mechtest.running_claim import RunningClaim
 from mechtest.stats import (
@@ -204,7 +205,7 @@ def _effect(
 
 
 def _illusions(
-    question: Question, measured: Measured, claimed: Sequence, terms: Terms, level: float,
+    question: Question, measured: Measured, claimed: Sequence[Circuit], terms: Terms, level: float,
     seed: int, key: str,
 ) -> list[Guard]:  # fmt: skip
     """Return the guards of a claimed subspace; none for whole sites and for absences."""
@@ -256,7 +257,7 @@ def _rank(begun: Begun, sets: ControlSets, claim: RunningClaim) -> tuple[Control
     )
 
 
-def _moved_part(question: Question, circuits: Sequence, number: int) -> np.ndarray:
+def _moved_part(question: Question, circuits: Sequence[Circuit], number: int) -> np.ndarray:
     """Return what a control moves; a control that changes nothing moves nothing."""
     try:
         return np.asarray(question.measure(circuits).moved_part)
