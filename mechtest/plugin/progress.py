@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class Live:
         self._reporter = reporter
         self._capture = capture
         self._last = 0.0
+        self._shown = False
 
     def show(self, claim: str, content: Mapping[str, Any]) -> None:
         """Show how far a claim has come, at most once a second."""
@@ -58,11 +60,26 @@ class Live:
         self._last = now
         width = self._reporter.writer.fullwidth if hasattr(self._reporter, "writer") else 80
         text = printable(progress_text(claim, content), width - 1)
-        if self._capture is None:
+        with self._uncaptured():
+            if not self._shown:
+                self._reporter.ensure_newline()  # leaves the letters of earlier tests alone
+            self._shown = True
             self._reporter.rewrite(text, erase=True)
+
+    def clear(self, file: str) -> None:
+        """Make room for the letter of the claim that ended, after the name of its file."""
+        if not self._shown:
             return
-        with self._capture.global_and_fixture_disabled():
-            self._reporter.rewrite(text, erase=True)
+        self._shown = False
+        with self._uncaptured():
+            self._reporter.rewrite("", erase=True)
+            self._reporter.rewrite(f"{file} ")
+
+    def _uncaptured(self) -> AbstractContextManager[Any]:
+        if self._capture is None:
+            return nullcontext()
+        disabled: AbstractContextManager[Any] = self._capture.global_and_fixture_disabled()
+        return disabled
 
 
 def live_line(config: pytest.Config) -> Live | None:

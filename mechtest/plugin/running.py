@@ -161,6 +161,8 @@ def attach_facts(
         if report.when == "teardown" and FACTS in item.stash:
             _add_properties(item, report, item.stash[FACTS], planned)
         return
+    if session.live is not None:
+        session.live.clear(planned.file)
     error = None if call.excinfo is None else call.excinfo.value
     claim = item.stash.get(RUNNING, None)
     if claim is None:
