@@ -11,7 +11,6 @@ import numpy as np
 
 from mechtest.assertions.complement import complement_of, universe_of
 from mechtest.assertions.study import Study, Values
-from mechtest.errors import NonFiniteError
 from mechtest.interventions import Circuit, Intervention, InterventionRun, Patch
 from mechtest.stats import ClusterEffect, cluster_effect
 
@@ -84,15 +83,12 @@ class Question:
             run = runner.run(circuits, self.intervention)
             value = self.study.read(run.logits)
             moved, there = self._clean - value, self._clean - self._corrupted
-        self._require_finite(moved, there)
         return Measured(moved, there, run)
 
     def behaviour(self) -> Values:
         """Return b_i before anything was intervened in (in mode `keep`: against everything out)."""
         floor = self._emptied if self.mode == "keep" else self._corrupted
-        there = np.asarray(self._clean - floor)
-        self._require_finite(there, there)
-        return there
+        return np.asarray(self._clean - floor)
 
     @cached_property
     def _clean(self) -> Values:
@@ -114,13 +110,3 @@ class Question:
         """
         name = "moved" if self.mode == "ablate" else "accuracy"
         return self.study.share(run.logits, name), self.study.share(run.logits, "broken")
-
-    def _require_finite(self, moved: Values, there: Values) -> None:
-        bad = np.flatnonzero(~(np.isfinite(moved) & np.isfinite(there)))
-        if len(bad):
-            ids = self.study.pairs.ids
-            raise NonFiniteError(
-                f"the metric is not finite for {len(bad)} of {len(moved)} prompts",
-                given=", ".join(ids[int(row)] for row in bad[:5]),
-                expected="finite numbers",
-            )

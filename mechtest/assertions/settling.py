@@ -44,6 +44,14 @@ def _templates(effect: ClusterEffect, terms: Terms, level: float) -> str:
     if plan.clusters is None:
         return f"{seen}, no number of templates settles it: {plan.reason}"
     if plan.clusters <= effect.clusters:
+        spread = effect.heterogeneity(terms.threshold)
+        lopsided = -spread.skewness if terms.direction == "greater" else spread.skewness
+        if lopsided > 1:
+            return (
+                f"the templates disagree lopsidedly (skewness {spread.skewness:.1f}): look at "
+                f"{spread.worst!r} in the report; a lower threshold, or 30 templates or more, "
+                "would settle it"
+            )
         return (
             f"{seen}, {plan.clusters} templates settle it in 8 of 10 studies: this was one of the "
             f"others; new templates beside these {effect.clusters} would tell"

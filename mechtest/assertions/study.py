@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from mechtest.errors import ClaimInvalid, MechtestError
+from mechtest.errors import ClaimInvalid, MechtestError, MetricError, NonFiniteError
 from mechtest.interventions import Circuit, Runner, plan_edits
 from mechtest.models import HookedMamba
 from mechtest.records import ModelIdentity
@@ -91,11 +91,34 @@ class Study:
         return identity_of(self.model)
 
     def read(self, logits: Tensor) -> Values:
-        """Return the metric of some logits, one number a prompt, larger being better."""
+        """Return the metric of some logits, one number a prompt, larger being better.
+
+        Raises:
+            MetricError: Not one number a prompt.
+            NonFiniteError: NaN or infinity; names the prompts.
+        """
         if getattr(self.metric, "needs_reference", False):
-            distance = self.metric(logits, self.pairs, reference=self.runner.logits("clean"))
-            return _array(-distance)
-        return _array(self.metric(logits, self.pairs))
+            values = -_array(self.metric(logits, self.pairs, reference=self.runner.logits("clean")))
+        else:
+            values = _array(self.metric(logits, self.pairs))
+        self._require_numbers(values)
+        return values
+
+    def _require_numbers(self, values: np.ndarray) -> None:
+        ids = self.pairs.ids
+        if values.shape != (len(ids),):
+            raise MetricError(
+                f"{self.metric.name} does not give one number a prompt",
+                given=f"shape {values.shape} for {len(ids)} prompts",
+                expected=f"shape ({len(ids)},)",
+            )
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise NonFiniteError(
+                f"{self.metric.name} is not finite for {len(bad)} of {len(ids)} prompts",
+                given=", ".join(ids[int(row)] for row in bad[:5]),
+                expected="finite numbers",
+            )
 
     def share(self, logits: Tensor, name: str) -> float:
         """Return a share of prompts: `accuracy`, `moved` or `broken`."""

@@ -54,8 +54,8 @@ class Subspace:
             scale: Spread of each coordinate (`fit_spectrum(...).scale`); None for 1.
 
         Raises:
-            ShapeError: Directions that are dependent, not finite, or as many as coordinates; a
-                scale that is not positive.
+            ShapeError: Directions that are none, dependent, not finite, or as many as coordinates;
+                a scale that is not positive.
         """
         wide = directions.double()
         spread = torch.ones(len(wide), dtype=torch.float64)
@@ -70,8 +70,8 @@ class Subspace:
             raise ShapeError("directions hold NaN or infinity", given=tuple(directions.shape))
         wide = wide / spread[:, None]
         dim, rank = wide.shape
-        found = int(torch.linalg.matrix_rank(wide))
-        if found < rank or rank >= dim:
+        found = int(torch.linalg.matrix_rank(wide)) if rank else 0
+        if not rank or found < rank or rank >= dim:
             raise ShapeError(
                 "these directions span no proper subspace of that many dimensions",
                 given=f"{rank} directions of rank {found} in {dim} dimensions",
