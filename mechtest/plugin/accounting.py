@@ -184,8 +184,10 @@ def _close_gates(rows: Sequence[Row], budget: Budget) -> None:
         family = budget.families.get(row["family"])
         if family is None or not family.ordered or row["key"] not in family.claims:
             continue
+        if not budget.counts(row["key"]):
+            continue  # false twins and identities claim nothing that a gate could guard
         before = family.claims[: family.claims.index(row["key"])]
-        gates = [key for key in before if budget.claims[key].expect == "supported"]
+        gates = [key for key in before if budget.counts(key)]
         shut = [key for key in gates if not _held(_peers(by_key.get(key, ()), row, key))]
         row["gate"] = "closed" if shut else "open"
         if shut and row["verdict"] == "supported":
