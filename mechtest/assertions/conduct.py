@@ -25,7 +25,7 @@ from mechtest.assertions.question import Measured, Question
 from mechtest.assertions.settling import what_would_settle
 from mechtest.assertions.study import Study
 from mechtest.assertions.terms import Terms
-from mechtest.errors import MechtestError, NonFiniteError, NothingChangedError
+from mechtest.errors import MechtestError, NonFiniteError
 from mechtest.interventions import Circuit
 from mechtest.records import Controls, Effect, Evidence, Guard, Verdict
 from mechtest.running_claim import RunningClaim
@@ -258,11 +258,9 @@ def _rank(begun: Begun, sets: ControlSets, claim: RunningClaim) -> tuple[Control
 
 
 def _moved_part(question: Question, circuits: Sequence[Circuit], number: int) -> np.ndarray:
-    """Return what a control moves; a control that changes nothing moves nothing."""
+    """Return what a control moves."""
     try:
-        return np.asarray(question.measure(circuits).moved_part)
-    except NothingChangedError:
-        return np.zeros(len(question.study.pairs))
+        return np.asarray(question.moved_part(circuits))
     except NonFiniteError as error:
         error.what = f"control {number}: {error.what}"
         raise

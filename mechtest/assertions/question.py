@@ -8,10 +8,11 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from torch import Tensor
 
 from mechtest.assertions.complement import complement_of, universe_of
 from mechtest.assertions.study import Study, Values
-from mechtest.interventions import Circuit, Intervention, InterventionRun, Patch
+from mechtest.interventions import Circuit, Intervention, InterventionRun, Patch, Run
 from mechtest.stats import ClusterEffect, cluster_effect
 
 __all__ = ["Direction", "Measured", "Mode", "Question"]
@@ -62,28 +63,37 @@ class Question:
     circuit: Circuit
 
     def measure(self, circuits: Sequence[Circuit]) -> Measured:
-        """Measure a circuit, or a control given as several circuits edited at once.
+        """Measure a circuit, which may be several sites edited at once.
 
         Raises:
             NothingChangedError: No activation changed.
             NonFiniteError: NaN or infinity; names the prompts.
         """
-        runner = self.study.runner
+        run = self.study.runner.run(*self._asked(circuits))
+        return Measured(self._moved_to(run.logits), self.behaviour(), run)
+
+    def moved_part(self, circuits: Sequence[Circuit]) -> Values:
+        """Return a_i of a control; one that changes nothing has moved nothing.
+
+        Raises:
+            NonFiniteError: NaN or infinity; names the prompts.
+        """
+        return self._moved_to(self.study.runner.logits_after(*self._asked(circuits)))
+
+    def _asked(self, circuits: Sequence[Circuit]) -> tuple[Sequence[Circuit], Intervention, Run]:
+        """Return what is edited, how, and in which run."""
         if self.mode == "restore":
-            run = runner.run(circuits, Patch("clean"), base="corrupted")
-            value, floor = self.study.read(run.logits), self._corrupted
-            moved, there = value - floor, self._clean - floor
-        elif self.mode == "keep":
-            run = runner.run(
-                complement_of(self.circuit, circuits, self.study.model), self.intervention
-            )
-            value, floor = self.study.read(run.logits), self._emptied
-            moved, there = value - floor, self._clean - floor
-        else:
-            run = runner.run(circuits, self.intervention)
-            value = self.study.read(run.logits)
-            moved, there = self._clean - value, self._clean - self._corrupted
-        return Measured(moved, there, run)
+            return circuits, Patch("clean"), "corrupted"
+        if self.mode == "keep":
+            rest = complement_of(self.circuit, circuits, self.study.model)
+            return rest, self.intervention, "clean"
+        return circuits, self.intervention, "clean"
+
+    def _moved_to(self, logits: Tensor) -> Values:
+        value = self.study.read(logits)
+        if self.mode == "ablate":
+            return np.asarray(self._clean - value)
+        return np.asarray(value - (self._emptied if self.mode == "keep" else self._corrupted))
 
     def behaviour(self) -> Values:
         """Return b_i before anything was intervened in (in mode `keep`: against everything out)."""

@@ -14,6 +14,7 @@ from mechtest.interventions.spec import (
     NoiseAblation,
     Patch,
     ResampleAblation,
+    Run,
     Steer,
     ZeroAblation,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "Patch",
     "PlannedEdit",
     "ResampleAblation",
+    "Run",
     "Runner",
     "Steer",
     "Subspace",

@@ -121,36 +121,69 @@ class Runner:
         """
         circuits = [circuit] if isinstance(circuit, Circuit) else list(circuit)
         name = " + ".join(one.name for one in circuits)
-        plans = [(one, self._plan(one)) for one in circuits]
-        column = self._first_column([edit for _, plan in plans for edit in plan])
-        source = intervention.source(base)
-        logits, changed, tokens = [], [], self.forward_tokens
-        for index, batch in enumerate(self._batches):
-            start = index * self.batch_size
-            touched = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
-            rows = torch.as_tensor(batch.order)
-            hooks = []
-            for one, plan in plans:
-                part = [_sliced(edit, start, len(batch), column) for edit in plan]
-                reference: Mapping[str, torch.Tensor] = {}
-                if source is not None:
-                    reference = self._cached(part, source, index, column)
-                for edit in part:
-                    hooks += _hooks(edit, one, intervention, reference, rows, touched)
-            logits.append(self._forward(base, index, column, hooks))
-            changed.append(touched)
-        after, any_change = torch.cat(logits), torch.cat(changed)
-        if not bool(any_change.any()):
+        tokens = self.forward_tokens
+        touched = torch.zeros(len(self.pairs), dtype=torch.bool, device=self.pairs.device)
+        after, column = self._edited(circuits, intervention, base, touched)
+        if not bool(touched.any()):
             raise NothingChangedError(
                 f"{intervention.name} of {name} changed no activation of any prompt",
                 given=f"{name} on {len(self.pairs)} prompts",
                 expected="activations that differ between the runs, or a replacement that differs",
                 next_step="check the position: before the first differing token nothing differs",
             )
-        after = self._finite(after, f"{intervention.name} of {name}")
         before = self.logits(base, column=column)
         moved = (after != before).any(1)
-        return InterventionRun(after, before, any_change, moved, self.forward_tokens - tokens)
+        return InterventionRun(after, before, touched, moved, self.forward_tokens - tokens)
+
+    @torch.no_grad()
+    def logits_after(
+        self, circuits: Sequence[Circuit], intervention: Intervention, base: Run = "clean"
+    ) -> Float[torch.Tensor, "prompt d_vocab"]:
+        """Return the logits `run` gives, without asking which activations were changed.
+
+        For the many controls of a claim: one that changes nothing is an answer, not a mistake.
+
+        Raises:
+            NonFiniteError: The result holds NaN or infinity.
+        """
+        return self._edited(circuits, intervention, base, None)[0]
+
+    def _edited(
+        self,
+        circuits: Sequence[Circuit],
+        intervention: Intervention,
+        base: Run,
+        touched: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, int]:
+        """Return the logits after an intervention, and the column it ran on from.
+
+        Args:
+            circuits: Edited at once.
+            intervention: What.
+            base: The run intervened in.
+            touched: "prompt"; set where an activation was changed, unless None.
+        """
+        plans = [(one, self._plan(one)) for one in circuits]
+        column = self._first_column([edit for _, plan in plans for edit in plan])
+        source = intervention.source(base)
+        logits = []
+        for index, batch in enumerate(self._batches):
+            start = index * self.batch_size
+            here = None if touched is None else touched[start : start + len(batch)]
+            rows = torch.as_tensor(batch.order)
+            hooks = []
+            for one, plan in plans:
+                wanted = [edit for edit in plan if touched is not None or not _too_late(edit)]
+                part = [_sliced(edit, start, len(batch), column) for edit in wanted]
+                reference: Mapping[str, torch.Tensor] = {}
+                if source is not None and part:
+                    reference = self._cached(part, source, index, column)
+                for edit in part:
+                    hooks += _hooks(edit, one, intervention, reference, rows, here)
+            logits.append(self._forward(base, index, column, hooks))
+        names = " + ".join(one.name for one in circuits)
+        after = self._finite(torch.cat(logits), f"{intervention.name} of {names}")
+        return after, column
 
     def _plan(self, circuit: Circuit) -> tuple[PlannedEdit, ...]:
         """Return the edits of a circuit; its sites decide, whatever channels or subspace."""
@@ -231,6 +264,13 @@ def _needed(mask: torch.Tensor) -> torch.Tensor | None:
     return None if bool(mask.all()) else mask
 
 
+def _too_late(edit: PlannedEdit) -> bool:
+    """Say whether an edit can change nothing: of the window after the last token."""
+    if edit.site.hook != "hook_conv_state" or edit.where is None:
+        return False
+    return edit.positions() == [edit.where.shape[1] - 1]
+
+
 def _sliced(edit: PlannedEdit, start: int, count: int, column: int) -> PlannedEdit:
     where = None if edit.where is None else edit.where[start : start + count, column:]
     return PlannedEdit(edit.site, where)
@@ -248,7 +288,7 @@ def _hooks(
     intervention: Intervention,
     reference: Mapping[str, torch.Tensor],
     rows: torch.Tensor,
-    touched: torch.Tensor,
+    touched: torch.Tensor | None,
 ) -> list[tuple[str, Callable]]:
     """Return (hook name, function) pairs that carry out one edit and note what they changed."""
 
@@ -259,12 +299,12 @@ def _hooks(
             new = _restricted(value, new, edit, circuit)
             if where is not None and not bool(where.all()):
                 new = torch.where(where.reshape(*where.shape, *_ones(value, where)), new, value)
+            if touched is None:
+                return new
             if edit.where is not None:
                 touched.logical_or_((new != value).flatten(1).any(1))
             elif bool((new != value).any()):
-                touched.logical_or_(
-                    torch.ones_like(touched)
-                )  # one tensor for all prompts, such as hook_A
+                touched[:] = True  # one tensor for all prompts, such as hook_A
             return new
 
         return edited

@@ -72,7 +72,7 @@ class HookedMamba(TextModel):
         dtype = getattr(torch, cfg.dtype)
         # On the meta device nothing is allocated; weights then come from a file or a generator.
         with torch.device("meta"):
-            # With its weight given: drawing one on the meta device imports torch's compiler (seconds).
+            # Weight given: drawing one on the meta device imports torch's compiler (seconds).
             weight = torch.empty(cfg.d_vocab, cfg.d_model, dtype=dtype)
             self.embedding = nn.Embedding(cfg.d_vocab, cfg.d_model, _weight=weight)
             self.blocks = nn.ModuleList(MambaBlock(cfg, i) for i in range(cfg.n_layer))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from mechtest.errors import ControlsError, SampleError, UnattainableLevelError, closest_names
 from mechtest.stats.keys import keyed_generator
@@ -81,7 +82,7 @@ class ComponentControls:
                 closest=closest_names(unknown[0], self.strata),
             )
         if self.family_size == 1:
-            sizes = ", ".join(f"{len(members)} in {key!r}" for key, members, _ in self._plan())
+            sizes = ", ".join(f"{len(members)} in {key!r}" for key, members, _ in self._plan)
             raise ControlsError(
                 "the claim is everything in its strata, so no control can differ from it",
                 given=f"{len(self.claim)} components; there are {sizes}",
@@ -91,7 +92,7 @@ class ComponentControls:
     @property
     def family_size(self) -> int:
         """Number of different sets, the claimed one included."""
-        return math.prod(math.comb(len(members), count) for _, members, count in self._plan())
+        return math.prod(math.comb(len(members), count) for _, members, count in self._plan)
 
     def require_level(self, level: float) -> None:
         """Raise `UnattainableLevelError` when the whole family is smaller than 1 / level.
@@ -111,12 +112,13 @@ class ComponentControls:
         """Return control `number`, the same whoever asks and in whatever order."""
         generator = keyed_generator(self.seed, self.claim_id, "control", "components", number)
         members: list[str] = []
-        for _, stratum, count in self._plan():
+        for _, stratum, count in self._plan:
             chosen = generator.choice(len(stratum), size=count, replace=False)
             members += [stratum[index] for index in chosen]
         drawn = tuple(sorted(members))
         return ComponentDraw(number, drawn, identical=drawn == self.claim)
 
+    @cached_property
     def _plan(self) -> list[tuple[Hashable, list[str], int]]:
         """Return (stratum, its components sorted, how many are claimed), in a fixed order."""
         claimed = [self.strata[name] for name in self.claim]
