@@ -123,18 +123,15 @@ def test_a_control_that_is_not_finite_is_named(monkeypatch):
 
 
 def test_a_control_whose_run_is_not_finite_is_named(monkeypatch):
-    run = Runner.run
+    after = Runner.logits_after
     count = []
 
     def spoilt(self, circuits, intervention, base="clean"):
-        found = run(self, circuits, intervention, base)
-        if self.model is prose():
-            count.append(1)
-            if len(count) == 6:  # the claim and controls 0 to 3 came before
-                found = dataclasses.replace(found, logits=found.logits * torch.nan)
-        return found
+        found = after(self, circuits, intervention, base)
+        count.append(1)
+        return found * torch.nan if len(count) == 5 else found  # controls 0 to 3 came before
 
-    monkeypatch.setattr(Runner, "run", spoilt)
+    monkeypatch.setattr(Runner, "logits_after", spoilt)
     record = check_necessary(prose(), LAYER, prompts(), level=LEVEL)
     assert (record.verdict, record.binding) == ("invalid", "MT305")
     assert "control 4: " in record.reason
