@@ -13,7 +13,12 @@ import numpy as np
 
 from mechtest.assertions._decide import ControlFinding, Decision, EffectFinding, decide
 from mechtest.assertions.assumptions import assumptions_of
-from mechtest.assertions.control_sets import ControlSets, choose_controls, control_kind
+from mechtest.assertions.control_sets import (
+    ControlSets,
+    SubspaceSets,
+    choose_controls,
+    control_kind,
+)
 from mechtest.assertions.guards import (
     changed_share,
     require_behaviour,
@@ -147,10 +152,10 @@ def _begun(study: Study, terms: Terms, claim: RunningClaim, label: str) -> Begun
     if terms.direction == "greater" and terms.circuit.subspace is None:
         guards.append(require_no_cut(question, terms.circuit, seed=seed, claim=key))
     measured = question.measure(claimed)
-    guards.append(changed_share(measured))
+    guards.append(changed_share(measured, absence=terms.direction == "less"))
     effect, tested = _effect(study, terms, measured, level, seed, key)
     if effect is None or reaches(effect.p, level):
-        guards += _illusions(question, measured, claimed, terms, level, seed, key)
+        guards += _illusions(question, measured, sets, terms, level, seed, key)
     return Begun(
         question, terms, level, key, label, sets, measured, tuple(guards), effect, tested
     )  # fmt: skip
@@ -205,16 +210,18 @@ def _effect(
 
 
 def _illusions(
-    question: Question, measured: Measured, claimed: Sequence[Circuit], terms: Terms, level: float,
+    question: Question, measured: Measured, sets: ControlSets | None, terms: Terms, level: float,
     seed: int, key: str,
 ) -> list[Guard]:  # fmt: skip
     """Return the guards of a claimed subspace; none for whole sites and for absences."""
-    if terms.illusion is None or terms.circuit.subspace is None:
+    if terms.illusion is None or not isinstance(sets, SubspaceSets):
         return []
-    (circuit,) = claimed
-    delta = terms.illusion
+    (circuit,) = sets.claimed
+    delta, scale = terms.illusion, sets.controls.spectrum.scale
     found = [whole_component(question, measured, circuit, level, delta, seed=seed, claim=key)]
-    seen = visible_part(question, measured, circuit, level, delta, seed=seed, claim=key)
+    seen = visible_part(
+        question, measured, circuit, level, delta, seed=seed, claim=key, scale=scale
+    )
     return found + ([] if seen is None else [seen])
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mechtest.assertions.question import Measured, Question
-from mechtest.assertions.study import Study
+from mechtest.assertions.study import Study, Values
 from mechtest.errors import ClaimInvalid
 from mechtest.interventions import Circuit, Runner, Subspace
 from mechtest.models import HookedMamba
@@ -41,7 +41,7 @@ BEHAVIOUR_LEVEL = 0.05
 
 TWIN_PROMPTS = 64
 GATED = "hook_after_skip"
-SINGULAR = 1e-6
+SINGULAR = 1e-3
 
 
 def require_behaviour(
@@ -153,12 +153,14 @@ def whole_component(
 
 def visible_part(
     question: Question, claimed: Measured, circuit: Circuit, level: float, delta: float,
-    *, seed: int, claim: str,
+    *, seed: int, claim: str, scale: Values | None = None,
 ) -> Guard | None:  # fmt: skip
     """Return whether the part of the subspace that the output projection reads does the work.
 
     The edit reads and writes along the claimed directions projected on the rows of the projection's
-    weight, so that what it never reads plays no part.
+    weight, so that what it never reads plays no part. Both are taken in coordinates divided by
+    `scale`, in which the claim is a projection: in others the unread part would leave a share of
+    what it reads on the rows.
 
     Only for sites that feed the output projection: it maps d_inner to d_model dimensions, so half
     of that space is never read. None elsewhere.
@@ -170,17 +172,19 @@ def visible_part(
         return None
     mixer: Any = question.study.model.blocks[site.layer].mixer
     weight = mixer.out_proj.weight.detach().double()
-    rows = torch.linalg.svd(weight, full_matrices=False).Vh
-    written = rows.T @ (rows @ circuit.subspace.basis.double())
-    read = rows.T @ (rows @ circuit.subspace.dual.double())
-    mixing = read.T @ written
-    if float(torch.linalg.svdvals(mixing).min()) < SINGULAR:
+    spread = torch.ones(weight.shape[1], dtype=torch.float64)
+    if scale is not None:
+        spread = torch.as_tensor(scale, dtype=torch.float64)
+    rows = torch.linalg.svd(weight * spread, full_matrices=False).Vh
+    claimed_frame = torch.linalg.qr(circuit.subspace.basis.double() / spread[:, None]).Q
+    seen = rows.T @ (rows @ claimed_frame)
+    if float(torch.linalg.svdvals(seen).min()) < SINGULAR:
         return Guard(
             "illusion (unread part)",
             passed=False,
             detail="illusion: the output projection reads nothing of some claimed direction",
         )
-    visible = Subspace(written, read @ torch.linalg.inv(mixing).T)
+    visible = Subspace.spanned_by(seen * spread[:, None], spread)
     part = question.measure([circuit.with_subspace(visible)])
     return _not_less(
         "illusion (unread part)", "the part that is read downstream", part, claimed, question,
@@ -210,9 +214,14 @@ def _not_less(
     return Guard(name, passed=None, detail=f"{detail}: not settled, p {found.p:.3g}", p=found.p)
 
 
-def changed_share(measured: Measured) -> Guard:
-    """Return which share of the prompts the edit changed at all (it raised if none was)."""
+def changed_share(measured: Measured, *, absence: bool) -> Guard:
+    """Return which share of the prompts the edit changed at all (it raised if none was).
+
+    An effect that is shared out over prompts where nothing was edited is small for that reason, so
+    an absence cannot be concluded from it.
+    """
     share = float(measured.run.changed.double().mean())
-    return Guard(
-        "changed", passed=True, detail=f"the edit changed activations of {share:.0%} of the prompts"
-    )
+    detail = f"the edit changed activations of {share:.0%} of the prompts"
+    if absence and share < MOST:
+        return Guard("changed", passed=None, detail=f"{detail}, too few to call an effect absent")
+    return Guard("changed", passed=True, detail=detail)

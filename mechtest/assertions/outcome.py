@@ -143,7 +143,9 @@ def headline(record: ClaimRecord) -> str:
         return str(record.verdict)
     sign = "<" if shown.direction == "greater" else ">"
     against = "" if shown.threshold is None else f" {sign} {shown.threshold:g}"
-    if record.binding != "effect" or record.verdict is Verdict.INCONCLUSIVE:
+    if record.kind == "identity":  # nothing is estimated, so there is no p
+        return f"{shown.effect.estimate:.3g}{against}, {record.binding}"
+    if not record.binding.endswith("effect") or record.verdict is Verdict.INCONCLUSIVE:
         against = ""
     return f"{shown.effect.estimate:.2f}{against}, p {shown.p:.2g}, {record.binding}"
 
