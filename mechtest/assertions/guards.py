@@ -42,6 +42,10 @@ BEHAVIOUR_LEVEL = 0.05
 TWIN_PROMPTS = 64
 GATED = "hook_after_skip"
 SINGULAR = 1e-3
+"""Cosine with what is read below which a claimed direction counts as unread."""
+
+MOST = 0.9
+"""Share of prompts that an edit has to change before its small effect says anything."""
 
 
 def require_behaviour(

@@ -1,0 +1,221 @@
+"""A claim over seeds is as good as its worst seed, and says how many seeds that is."""
+
+import dataclasses
+
+import pytest
+
+from mechtest.assertions import (
+    assert_not_necessary,
+    assert_stable_across_seeds,
+    assert_sufficient,
+    check_necessary,
+    check_stable_across_seeds,
+    stability,
+)
+from mechtest.discovery import find_channels
+from mechtest.errors import ClaimRefuted
+from mechtest.interventions import Circuit
+from mechtest.records import ClaimRecord, Guard
+from mechtest.running_claim import RunningClaim, running
+from tests.assertions.zoo import CARRIES, INERT, LEVEL, prompts, prose
+
+IN_LAYER_0 = "blocks.0.state@last"
+"""Where names are kept in seed 0; seed 1 keeps them in layer 1."""
+
+
+def seeds(*numbers):
+    return {number: prose(number) for number in numbers}
+
+
+def check(members, circuit, pairs=None, **options):
+    pairs = prompts(templates=8) if pairs is None else pairs
+    return check_stable_across_seeds(members, circuit, pairs, **{"level": LEVEL, **options})
+
+
+@pytest.fixture(scope="module")
+def everywhere():
+    """Layer 1's state carries the city in every seed."""
+    return check(seeds(0, 1, 2, 3, 4), Circuit(CARRIES), threshold=0.5)
+
+
+def test_supported_in_every_seed_is_supported_with_its_exact_bound(everywhere):
+    assert (everywhere.verdict, everywhere.binding) == ("supported", "seeds")
+    assert [item.label for item in everywhere.evidence] == [f"seed {k}" for k in range(5)]
+    assert "more than 55% of seeds" in everywhere.notes[0]
+    assert "supported in 5 of 5 seeds" in everywhere.notes[0]
+    assert everywhere.p == max(item.p for item in everywhere.evidence) <= LEVEL
+    assert len({item.model.weights for item in everywhere.evidence}) == 5
+    assert everywhere.settings["of"] == "necessity"
+    assert everywhere.settings["seeds"] == [0, 1, 2, 3, 4]
+    assert ClaimRecord.from_json(everywhere.to_json()) == everywhere
+
+
+def test_every_seed_draws_controls_of_its_own(everywhere):
+    drawn = [item.controls.values for item in everywhere.evidence]
+    assert len(set(drawn)) == 5
+
+
+def test_the_rate_of_refuting_is_shared_by_the_seeds(monkeypatch):
+    """Each of two seeds gets half of it, in either mode."""
+    rates = []
+    begin = stability.begin
+
+    def noted(study, terms, claim, *, label):
+        rates.append(terms.refutation)
+        return begin(study, terms, claim, label=label)
+
+    monkeypatch.setattr(stability, "begin", noted)
+    check(seeds(0, 1), Circuit(CARRIES), threshold=0.5)
+    check(seeds(0, 1), Circuit(CARRIES), threshold=0.5, mode="mean", assume_normal_seeds=True)
+    assert rates == [0.025] * 4
+
+
+def test_one_seed_that_refutes_refutes_all_and_spares_the_controls():
+    members = seeds(0, 1)
+    with pytest.raises(ClaimRefuted, match="is refuted") as raised:
+        assert_stable_across_seeds(
+            members, Circuit(IN_LAYER_0), prompts("ioi", templates=8), level=LEVEL
+        )
+    record = raised.value.record
+    assert (record.verdict, record.binding) == ("refuted", "seed 1 effect")
+    assert "refuted in seed 1" in record.reason
+    assert [item.verdict for item in record.evidence] == ["inconclusive", "refuted"]
+    assert all(item.controls is None for item in record.evidence)
+    assert record.evidence[0].effect.estimate > 0.7
+    assert "supported in 0 of 2 seeds" in record.notes[0]
+
+
+def test_a_seed_that_does_not_decide_leaves_it_open():
+    """A threshold beside one seed's effect."""
+    members = seeds(0, 1)
+    pairs = prompts(templates=8)
+    effects = [
+        check_necessary(model, Circuit(CARRIES), pairs, level=LEVEL).evidence[0].effect.estimate
+        for model in members.values()
+    ]
+    low = min(effects)
+    found = check(members, Circuit(CARRIES), threshold=low)
+    assert found.verdict == "inconclusive"
+    assert found.binding == f"seed {effects.index(low)} effect"
+    assert found.settle
+
+
+def test_each_seed_can_have_a_circuit_of_its_own():
+    asked = []
+
+    def find(model, discovery):
+        asked.append(discovery.side)
+        layer = 0 if model is prose(0) else 1
+        circuit = Circuit(f"blocks.{layer}.state@last")
+        object.__setattr__(circuit, "fitted_on", discovery.fingerprints)
+        return circuit
+
+    found = check(seeds(0, 1), find, prompts("ioi", templates=8))
+    assert found.verdict == "supported", found.reason
+    assert asked == ["discovery", "discovery"]
+    assert [item.circuit for item in found.evidence] == [(INERT,), (CARRIES,)]
+    assert found.settings["origin"] == "found on discovery prompts"
+
+
+def test_a_circuit_found_by_the_library_is_not_circular():
+    def find(model, discovery):
+        return find_channels(model, "blocks.1.hook_resid_pre@last", discovery, count=40)
+
+    found = check(seeds(0, 1), find, using=assert_not_necessary, threshold=0.5)
+    assert found.verdict == "supported", found.reason
+    assert found.settings["of"] == "absence"
+    assert found.settings["channels"] == 40
+
+
+def test_other_assertions_over_seeds():
+    found = check(seeds(0, 1), Circuit(CARRIES), using=assert_sufficient, threshold=0.5,
+                  sufficiency_mode="keep")  # fmt: skip
+    assert found.verdict == "supported", found.reason
+    assert found.settings["mode"] == "keep"
+
+
+def test_a_seed_that_cannot_be_tested_is_named():
+    members = {0: prose(0), 7: prose(1, "step-00250")}
+    found = check(members, Circuit(IN_LAYER_0), prompts("ioi", templates=8))
+    assert (found.verdict, found.binding) == ("invalid", "MT703")
+    assert "seed 7: behaviour absent" in found.reason
+
+
+# --- the mean ----------------------------------------------------------------------------------
+
+
+def test_a_mean_over_seeds_by_sign_flips():
+    found = check(seeds(0, 1, 2), Circuit(CARRIES), mode="mean", threshold=0.5)
+    assert (found.verdict, found.binding) == ("supported", "mean over seeds")
+    guard = found.evidence[0].guards[-1]
+    assert (guard.name, guard.p) == ("mean over seeds", 0.125)
+    assert found.p == max(guard.p, *(item.controls.p for item in found.evidence)) <= LEVEL
+    assert all(item.p_effect is None for item in found.evidence)
+    assert "conditional on the prompts" in found.notes[0]
+    assert ClaimRecord.from_json(found.to_json()) == found
+
+
+def test_a_mean_over_seeds_that_are_assumed_normal_says_so():
+    found = check(seeds(0, 1), Circuit(CARRIES), mode="mean", threshold=0.5,
+                  assume_normal_seeds=True)  # fmt: skip
+    assert found.verdict == "supported", found.reason
+    assert "assumes that effects of seeds are normally distributed" in found.notes[0]
+    assert found.settings["assume_normal_seeds"] is True
+
+
+def test_seeds_that_disagree_leave_the_mean_open():
+    """Effects of .8 and 0: no mean is shown by two seeds."""
+    found = check(seeds(0, 1), Circuit(IN_LAYER_0), prompts("ioi", templates=8), mode="mean",
+                  threshold=0.1, assume_normal_seeds=True)  # fmt: skip
+    assert found.verdict in ("inconclusive", "refuted")
+    assert all(item.controls is not None for item in found.evidence)
+
+
+def test_a_mean_asks_the_controls_of_every_seed():
+    """Also of one whose own effect would have refuted: its controls were not drawn before."""
+    found = check(seeds(0, 1), Circuit(IN_LAYER_0), prompts("ioi", templates=8), mode="mean",
+                  threshold=0.01, assume_normal_seeds=True, level=0.4)  # fmt: skip
+    assert found.evidence[1].effect.estimate < 0.01
+    assert found.evidence[1].controls is not None
+    assert found.verdict != "supported"
+    assert found.binding == "seed 1 controls"
+
+
+def test_a_mean_asks_the_guards_of_every_seed(monkeypatch):
+    """One seed with an illusion keeps the mean from being supported."""
+    begin = stability.begin
+
+    def spoilt(study, terms, claim, *, label):
+        begun = begin(study, terms, claim, label=label)
+        if label != "seed 1":
+            return begun
+        broken = Guard("illusion", passed=False, detail="an illusion")
+        return dataclasses.replace(begun, guards=(*begun.guards, broken))
+
+    monkeypatch.setattr(stability, "begin", spoilt)
+    found = check(seeds(0, 1), Circuit(CARRIES), mode="mean", threshold=0.5,
+                  assume_normal_seeds=True)  # fmt: skip
+    assert (found.verdict, found.binding) == ("refuted", "seed 1 illusion")
+    assert "seed 1: an illusion" in found.reason
+
+
+def test_a_mean_below_the_threshold_is_refuted():
+    found = check(seeds(0, 1, 2), Circuit(IN_LAYER_0), mode="mean", threshold=0.5)
+    assert (found.verdict, found.binding) == ("refuted", "mean over seeds")
+    assert "is below 0.5" in found.reason
+
+
+# --- plans -------------------------------------------------------------------------------------
+
+
+def test_a_plan_counts_all_seeds_and_tells_what_they_cannot_reach():
+    with running(RunningClaim(id="t.py::t", planning=True, level=0.05)) as claim:
+        check(seeds(0, 1), Circuit(CARRIES), mode="mean", level=None)
+        check(seeds(0, 1), Circuit(CARRIES), level=None)
+    first, second = claim.plans
+    assert not first["attainable"]
+    assert "2 seeds can never have" in first["problem"]
+    assert second["attainable"]
+    assert second["seeds"] == 2
+    assert second["forward_passes"] % 2 == 0
+    assert claim.forward_passes == 0
