@@ -27,12 +27,14 @@ STARTS = {
 
 
 def seconds(command):
+    """Return how long a command takes."""
     start = time.perf_counter()
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return time.perf_counter() - start
 
 
 def claims(workers):
+    """Return how long all claims take."""
     with tempfile.TemporaryDirectory() as place:
         options = ["-q", "-p", "no:cacheprovider", f"--mechtest-report={place}"]
         return seconds([sys.executable, "-m", "pytest", "claims", "-n", str(workers), *options])
@@ -50,6 +52,7 @@ def rounds(measure, names, count):
 
 
 def table(found, base):
+    """Print ratios to `base`, paired by round, and medians."""
     for name, values in found.items():
         ratios = [value / other for value, other in zip(values, found[base], strict=True)]
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
@@ -58,6 +61,7 @@ def table(found, base):
 
 
 def main():
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="rounds of start-up times")
     parser.add_argument("--claims", type=int, default=1, help="rounds of whole claim runs")
