@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import mechtest
 from mechtest.errors import MechtestError
@@ -39,7 +40,21 @@ def _parser() -> argparse.ArgumentParser:
     sites.add_argument("--subfolder", help="directory inside the repository")
     sites.add_argument("--aliases", action="store_true", help="also list other accepted names")
     sites.set_defaults(run=_sites)
+    new = commands.add_parser("new-claim", help="write a first claim file, ready to run")
+    new.add_argument("file", type=Path, help="for example claims/test_my_circuit.py")
+    new.add_argument("--model", required=True, help="suite of models, or one checkpoint")
+    new.add_argument("--prompts", required=True, help="prompt file (JSON Lines)")
+    new.add_argument("--site", default="blocks.0.state@last", help="default: %(default)s")
+    new.set_defaults(run=_new_claim)
     return parser
+
+
+def _new_claim(args: argparse.Namespace) -> int:
+    from mechtest.claim_template import write_claim_file
+
+    write_claim_file(args.file, model=args.model, prompts=args.prompts, site=args.site)
+    print(f"wrote {args.file}; check what it says with: pytest {args.file}")
+    return 0
 
 
 def _sites(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     {"errors", "sites", "records", "running_claim", "_lazy"},
-    {"kernels", "stats", "report"},
+    {"kernels", "stats", "report", "claim_template"},
     {"checkpoints"},
     {"models", "tasks"},
     {"interventions"},

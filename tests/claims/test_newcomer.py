@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mechtest.cli import main
+
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 
@@ -72,3 +74,23 @@ def test_one_digit_away_it_is_refuted_and_says_why(project):
     again = run(project, replay)
     assert again.returncode == 1, "the replay line repeats the claim"
     assert rows(project)[0]["evidence"] == row["evidence"]
+
+
+def test_a_written_claim_file_runs_as_it_is(project, capsys, monkeypatch):
+    monkeypatch.chdir(project)
+    arguments = [
+        "new-claim", "claims/test_city_state.py", "--model", "fixtures/zoo/prose",
+        "--prompts", "fixtures/prompts/fact_city.jsonl", "--site", "blocks.1.state@last",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    assert "pytest claims/test_city_state.py" in capsys.readouterr().out
+    result = run(project, "claims/test_city_state.py", "--mechtest-alpha=0.4")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert [row["verdict"] for row in rows(project)] == ["supported", "supported"]
+    assert {row["family"] for row in rows(project)} == {"city-state"}
+    assert main(arguments) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert main([*arguments[:1], "claims/city.py", *arguments[2:]]) == 2
+    assert "test_something.py" in capsys.readouterr().err
+    assert main([*arguments[:1], "claims/test_b.py", *arguments[2:-1], "blocks.1.stat"]) == 2
+    assert "blocks.1.state" in capsys.readouterr().err
