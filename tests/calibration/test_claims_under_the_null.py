@@ -1,0 +1,102 @@
+"""Whole claims, from a model's activations to the verdict, err as often as their level says.
+
+Claims are drawn from the very family their controls come from, at sites where effects are small and
+differ from subspace to subspace: the null hypothesis holds by construction.
+"""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+
+from mechtest.assertions import conduct
+from mechtest.assertions.asking import Asked
+from mechtest.assertions.conduct import begin, finish
+from mechtest.assertions.necessity import necessity_terms
+from mechtest.assertions.specificity import specificity_terms
+from mechtest.assertions.study import prepare_study
+from mechtest.interventions import Circuit, Subspace, fit_spectrum
+from mechtest.running_claim import RunningClaim
+from mechtest.stats import SubspaceControls
+from mechtest.tasks import PromptPairs
+from tests.assertions.zoo import of_rows, prose
+
+CLAIMS, LEVEL = 400, 0.05
+
+
+@pytest.fixture(scope="module")
+def study():
+    """One prompt of eight test templates, and of every discovery template for the spectrum."""
+    whole = PromptPairs.from_jsonl("fixtures/prompts/fact_city.jsonl")
+    discovery, test = whole.split()
+    found = [part.rows[0] for part in test.by_template().values()][:8]
+    found += [row for part in discovery.by_template().values() for row in part.rows[:4]]
+    return prepare_study(prose(), [], of_rows(found), "logit_difference")
+
+
+@pytest.fixture(autouse=True)
+def one_behaviour_check(monkeypatch):
+    """The guards before the controls look at the model and the prompts only: once is enough."""
+    known = {}
+
+    def once(question, circuit, *, seed, claim):
+        if "no cut" not in known:
+            known["no cut"] = require(question, circuit, seed=seed, claim=claim)
+        return known["no cut"]
+
+    require = conduct.require_no_cut
+    monkeypatch.setattr(conduct, "require_no_cut", once)
+
+
+def rates(study, terms_of):
+    """Return the shares of verdicts, and the controls a claim took, over many null claims."""
+    verdicts, drawn = [], []
+    for number in range(CLAIMS):
+        claim = RunningClaim(key=f"null {number}", level=LEVEL)
+        found = finish(begin(study, terms_of(number), claim), claim)
+        verdicts.append(str(found.decision.verdict))
+        if found.evidence.controls is not None:
+            drawn.append(found.evidence.controls.drawn)
+    share = {name: verdicts.count(name) / CLAIMS for name in sorted(set(verdicts))}
+    print(f"{share}, {np.mean(drawn):.1f} controls a claim, {len(drawn)} claims with controls")
+    return share
+
+
+def inside(rate):
+    """Say whether a rate lies in the 99 % range of a binomial of the level."""
+    low, high = binom.ppf([0.005, 0.995], CLAIMS, LEVEL) / CLAIMS
+    return low <= rate <= high
+
+
+@pytest.mark.parametrize("site", ["blocks.1.hook_resid_pre@last", "blocks.1.hook_out_proj@last"])
+def test_subspaces_drawn_from_their_own_controls_are_special_at_the_level(study, site):
+    """Rank two, turned within the blocks of a random start; the rank among 57 is exact."""
+    spectrum = fit_spectrum(study.discovery, Circuit(site))
+    start = np.random.default_rng(5).normal(size=(spectrum.dim, 2)) * spectrum.scale[:, None]
+    family = SubspaceControls(start, spectrum, "block", 12345, "where null claims come from")
+
+    def terms(number):
+        drawn = family.draw(number)
+        subspace = Subspace(torch.as_tensor(drawn.basis), torch.as_tensor(drawn.dual))
+        return specificity_terms(Circuit(site, subspace=subspace), Asked())
+
+    share = rates(study, terms)
+    assert inside(share.get("supported", 0)), share
+    assert share.get("invalid", 0) == 0
+
+
+def test_random_channels_are_necessary_at_the_level(study):
+    """Above zero and among the best of sets of as many channels of either layer's output."""
+    generator = np.random.default_rng(6)
+    site = "blocks.{}.hook_out_proj@last"
+
+    def terms(number):
+        # As many of each layer as a uniform draw from both gives; a claim has one channel set.
+        chosen = generator.choice(128, size=10, replace=False)
+        return necessity_terms(claimed(chosen), -100.0, Asked())
+
+    def claimed(chosen):
+        return Circuit(site.format(int(chosen[0] // 64)), channels=(chosen % 64).tolist())
+
+    share = rates(study, terms)
+    assert inside(share.get("supported", 0)), share
