@@ -5,6 +5,7 @@ Torch is imported when a fixture is used, never before.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -102,9 +103,16 @@ def mamba(request: pytest.FixtureRequest) -> HookedMamba:
     from mechtest.models import HookedMamba
 
     path, revision, subfolder = choice.source
-    return HookedMamba.from_pretrained(
+    model = HookedMamba.from_pretrained(
         path, revision, subfolder, dtype=_dtype(session), device=session.options.device
     )
+    model.source = _without_root(model.source, session)
+    return model
+
+
+def _without_root(source: str, session: ClaimSession) -> str:
+    """Return a model's place as reports show it: the same in every checkout."""
+    return source.removeprefix(f"{session.rootdir}{os.sep}")
 
 
 @pytest.fixture(scope="session")

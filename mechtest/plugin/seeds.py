@@ -39,7 +39,9 @@ class SuiteAtStep:
 
     def load(self, seed: int) -> HookedMamba:
         """Load the model of one seed."""
-        return self._suite.load(seed, self.step, **self._keywords)
+        model = self._suite.load(seed, self.step, **self._keywords)
+        model.source = f"{self.name}, seed {seed}, step {self.step}"
+        return model
 
     def __len__(self) -> int:
         return len(self.seeds)

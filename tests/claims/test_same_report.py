@@ -148,3 +148,10 @@ def test_the_claims_came_out_in_different_ways(reports):
     assert reports["one process"]["claims"][0]["maps"] or any(
         row["maps"] for row in reports["one process"]["claims"]
     )
+
+
+def test_a_report_names_models_as_they_are_called_in_any_checkout(reports):
+    text = json.dumps(reports["one process"]["claims"])
+    assert "fixtures/zoo/prose/seed0/step-02500" in text
+    assert str(ROOT) not in text
+    assert "/tmp" not in text
