@@ -45,7 +45,7 @@ def test_layer_0_inert(mamba_seeds, prompts):
     )
 
 
-@mt.claim("False: layer 0's state is used for the number, since it can be read off there",
+@mt.claim("False: layer 0's state is used for the number, since a probe reads it off there",
           expect="refuted")  # fmt: skip
 def test_decodable_and_unused(mamba, prompts):
     mt.assert_necessary(mamba, LAYER_0, prompts, threshold=0.25)
