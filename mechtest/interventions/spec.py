@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 
 from mechtest.errors import MetricError, ShapeError
+from mechtest.sites import Site
 
 Run = Literal["clean", "corrupted"]
 
@@ -139,7 +140,7 @@ class NoiseAblation(Intervention):
 
     Attributes:
         std: Standard deviation of the noise, in the activation's own units.
-        seed: Key; every prompt and site has its own stream, whatever the batch.
+        seed: Key; every prompt, site and position has its own stream, whatever the batch.
 
     Sources: Meng et al. 2022, section 2 (noise on the subject's embedding).
     """
@@ -157,10 +158,18 @@ class NoiseAblation(Intervention):
         return value + self.std * noise.to(value)
 
     def _draw(self, like: torch.Tensor, site: str, row: int) -> torch.Tensor:
+        if Site.parse(site).spec.position_axis is None:
+            return self._keyed(like.shape, f"{self.seed}|{site}|{row}")
+        # Counted from the end: padding and the position a run starts at stand before.
+        ends = range(len(like), 0, -1)
+        draws = [self._keyed(like.shape[1:], f"{self.seed}|{site}|{row}|-{end}") for end in ends]
+        return torch.stack(draws)
+
+    def _keyed(self, shape: torch.Size, key: str) -> torch.Tensor:
         # A number from the key alone: the same noise in any batch, order and process.
-        digest = hashlib.blake2b(f"{self.seed}|{site}|{row}".encode(), digest_size=7).digest()
+        digest = hashlib.blake2b(key.encode(), digest_size=7).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
-        return torch.randn(like.shape, generator=generator, dtype=torch.float64)
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
