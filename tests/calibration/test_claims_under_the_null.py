@@ -4,14 +4,16 @@ Claims are drawn from the very family their controls come from, at sites where e
 differ from subspace to subspace: the null hypothesis holds by construction.
 """
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 from scipy.stats import binom
 
-from mechtest.assertions import conduct
+from mechtest.assertions import conduct, control_sets
 from mechtest.assertions.asking import Asked
 from mechtest.assertions.conduct import begin, finish
+from mechtest.assertions.guards import require_no_cut
 from mechtest.assertions.necessity import necessity_terms
 from mechtest.assertions.specificity import specificity_terms
 from mechtest.assertions.study import prepare_study
@@ -30,22 +32,31 @@ def study():
     whole = PromptPairs.from_jsonl("fixtures/prompts/fact_city.jsonl")
     discovery, test = whole.split()
     found = [part.rows[0] for part in test.by_template().values()][:8]
-    found += [row for part in discovery.by_template().values() for row in part.rows[:4]]
+    found += [row for part in discovery.by_template().values() for row in part.rows[:3]]
     return prepare_study(prose(), [], of_rows(found), "logit_difference")
 
 
 @pytest.fixture(autouse=True)
-def one_behaviour_check(monkeypatch):
-    """The guards before the controls look at the model and the prompts only: once is enough."""
-    known = {}
+def measured_once(monkeypatch, study):
+    """What depends on model and prompts alone is measured for the first claim and kept."""
+    spectra, guards = {}, []
 
-    def once(question, circuit, *, seed, claim):
-        if "no cut" not in known:
-            known["no cut"] = require(question, circuit, seed=seed, claim=claim)
-        return known["no cut"]
+    def spectrum(runner, circuit):
+        if circuit.sites not in spectra:
+            spectra[circuit.sites] = fit_spectrum(runner, circuit)
+        return spectra[circuit.sites]
 
-    require = conduct.require_no_cut
-    monkeypatch.setattr(conduct, "require_no_cut", once)
+    def no_cut(question, circuit, *, seed, claim):
+        if not guards:
+            guards.append(require_no_cut(question, circuit, seed=seed, claim=claim))
+        return guards[0]
+
+    # Other tests check the shapes of every call; here that would be most of the time.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setattr(control_sets, "fit_spectrum", spectrum)
+    monkeypatch.setattr(conduct, "require_no_cut", no_cut)
+    # Forty probes whether controls can differ from the claim; at rank two in 64 dimensions they do.
+    monkeypatch.setattr(SubspaceControls, "_refuse_copies", lambda self: None)
 
 
 def rates(study, terms_of):
@@ -68,9 +79,9 @@ def inside(rate):
     return low <= rate <= high
 
 
-@pytest.mark.parametrize("site", ["blocks.1.hook_resid_pre@last", "blocks.1.hook_out_proj@last"])
-def test_subspaces_drawn_from_their_own_controls_are_special_at_the_level(study, site):
+def test_subspaces_drawn_from_their_own_controls_are_special_at_the_level(study):
     """Rank two, turned within the blocks of a random start; the rank among 57 is exact."""
+    site = "blocks.1.hook_resid_pre@last"
     spectrum = fit_spectrum(study.discovery, Circuit(site))
     start = np.random.default_rng(5).normal(size=(spectrum.dim, 2)) * spectrum.scale[:, None]
     family = SubspaceControls(start, spectrum, "block", 12345, "where null claims come from")
@@ -82,21 +93,18 @@ def test_subspaces_drawn_from_their_own_controls_are_special_at_the_level(study,
 
     share = rates(study, terms)
     assert inside(share.get("supported", 0)), share
-    assert share.get("invalid", 0) == 0
+    assert share.get("refuted", 0) > 0.5
 
 
 def test_random_channels_are_necessary_at_the_level(study):
-    """Above zero and among the best of sets of as many channels of either layer's output."""
+    """Ten of the 64 channels that are unembedded; the threshold is out of the way."""
     generator = np.random.default_rng(6)
-    site = "blocks.{}.hook_out_proj@last"
 
     def terms(number):
-        # As many of each layer as a uniform draw from both gives; a claim has one channel set.
-        chosen = generator.choice(128, size=10, replace=False)
-        return necessity_terms(claimed(chosen), -100.0, Asked())
-
-    def claimed(chosen):
-        return Circuit(site.format(int(chosen[0] // 64)), channels=(chosen % 64).tolist())
+        chosen = generator.choice(64, size=10, replace=False)
+        circuit = Circuit("hook_norm@last", channels=chosen.tolist())
+        return necessity_terms(circuit, -10.0, Asked())
 
     share = rates(study, terms)
     assert inside(share.get("supported", 0)), share
+    assert share.get("refuted", 0) > 0.5
