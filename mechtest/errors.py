@@ -47,7 +47,7 @@ given, what is closest or expected, and the next step.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 __all__ = [
@@ -378,6 +378,19 @@ class ClaimError(MechtestError):
 
     def __str__(self) -> str:
         return "\n".join([super().__str__(), *(f"  {line}" for line in self.details)])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # The record stays behind: it travels by itself, and text is what a failure needs.
+        rebuild, parts = super().__reduce__()[:2]
+        return _rebuild_claim_error, (rebuild, parts, self.details)
+
+
+def _rebuild_claim_error(
+    rebuild: Callable[..., ClaimError], parts: tuple[object, ...], details: tuple[str, ...]
+) -> ClaimError:
+    error = rebuild(*parts)
+    error.details = details
+    return error
 
 
 class ClaimRefuted(ClaimError, AssertionError):

@@ -394,7 +394,7 @@ def test_the_test_half_alone_is_enough_for_whole_sites():
     ("options", "code", "text"),
     [
         ({"metric": "logit_diference"}, "MT304", "logit_difference"),
-        ({"metric": lambda logits, pairs: logits}, "MT703", "name, unit and sign"),
+        ({"metric": max}, "MT703", "name, unit and sign"),
         ({"metric": 3}, "MT703", "a metric"),
         ({"intervention": "zero"}, "MT703", "an intervention"),
         ({"controls": "blocks"}, "MT703", "no kind of control"),

@@ -97,7 +97,6 @@ def test_failures_are_attached_and_raised(claim, make, kind):
     assert "pytest 'c.py::t[seed0]' --mechtest-seed=3" in str(raised.value)
 
 
-@pytest.mark.xfail(reason="ClaimError drops its details when it is pickled")
 @pytest.mark.parametrize(("make", "kind"), FAILURES, ids=["refuted", "inconclusive", "invalid"])
 def test_the_text_of_a_failure_survives_pickling(claim, make, kind):
     with pytest.raises(kind) as raised:

@@ -8,8 +8,6 @@ import pytest
 # A run inside this process forgets what it imported: what every run needs is imported here, once.
 import mechtest.report  # noqa: F401
 
-pytest_plugins = ["pytester"]
-
 # Hypothesis would be imported anew in every inner run.
 QUICK = ["-p", "no:hypothesispytest", "-p", "no:anyio", "-p", "no:jaxtyping", "-W", "error"]
 

@@ -11,6 +11,8 @@ import mechtest.stats
 import mechtest.tasks  # noqa: F401
 from mechtest.plugin.threads import VARIABLES, share_cores
 
+pytest_plugins = ["pytester"]
+
 ROOT = Path(__file__).parents[2]
 FAMILY = (
     f"pytestmark = mt.family('f', model={str(ROOT / 'fixtures/zoo/prose')!r}, "

@@ -10,6 +10,8 @@ import pytest
 
 from mechtest.plugin.journal import Journal, read_journals
 
+pytest_plugins = ["pytester"]
+
 FOUR = """
 pytestmark = mt.family("f")
 KILL = lambda: os.kill(os.getpid(), signal.SIGKILL)

@@ -8,6 +8,8 @@ import pytest
 
 import mechtest
 
+pytest_plugins = ["pytester"]
+
 QUICK = ["-p", "no:hypothesispytest", "-p", "no:anyio", "-p", "no:jaxtyping", "-W", "error"]
 
 VERDICTS = """

@@ -8,6 +8,8 @@ from mechtest.plugin.levels import RegisteredClaim, budget
 from mechtest.plugin.plan import PlannedClaim
 from mechtest.stats import ClaimFamily, closed_gates, fixed_sequence, holm, static_levels
 
+pytest_plugins = ["pytester"]
+
 TWO = """
 pytestmark = mt.family("circuit")
 
