@@ -183,7 +183,8 @@ def test_values_that_mean_nothing_are_usage_errors(project, option):
 
 def test_workers_set_their_threads_and_tell_their_progress(project, monkeypatch):
     """Uses private parts of xdist: fails when they move, and then there would be silence."""
-    for name in VARIABLES:
+    # These tests may themselves run in a worker, whose mark the inner run must not inherit.
+    for name in (*VARIABLES, "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
         monkeypatch.delenv(name, raising=False)
     (project.path / "hasty.py").write_text(
         "import mechtest.plugin.progress as progress\nprogress.LOG_SECONDS = 0.1\n"
