@@ -30,9 +30,11 @@ given, what is closest or expected, and the next step.
     |-- InputError                MT4xx  what a model is called with
     |   |-- TokenizerMissingError MT401
     |   |-- PaddingError          MT402  padding that would silently change the answer
-    |   `-- ShapeError            MT403  tensors of the wrong shape, dtype or device
+    |   |-- ShapeError            MT403  tensors of the wrong shape, dtype or device
+    |   `-- MissingPackageError   MT404  an optional package is not installed (an ImportError)
     |-- InterventionError         MT5xx  changes inside a model
-    |   `-- NothingChangedError   MT501  an intervention that changed no activation
+    |   |-- NothingChangedError   MT501  an intervention that changed no activation
+    |   `-- SweepFileError        MT502  a file of a sweep that cannot be read or gone on with
     |-- StatisticsError           MT6xx  what a test of a claim is given
     |   |-- SampleError           MT601  too few, mismatched or unusable values
     |   |-- ControlsError         MT602  controls that cannot differ from the claim
@@ -68,6 +70,7 @@ __all__ = [
     "InterventionError",
     "MechtestError",
     "MetricError",
+    "MissingPackageError",
     "NonFiniteError",
     "NotCachedError",
     "NothingChangedError",
@@ -82,6 +85,7 @@ __all__ = [
     "SiteNotReachedError",
     "SiteNotServedError",
     "StatisticsError",
+    "SweepFileError",
     "TaskError",
     "TokenizerMissingError",
     "UnattainableLevelError",
@@ -321,6 +325,12 @@ class ShapeError(InputError, ValueError):
     code = "MT403"
 
 
+class MissingPackageError(InputError, ImportError):
+    """What was asked for needs an optional package that is not installed."""
+
+    code = "MT404"
+
+
 class InterventionError(MechtestError):
     """An intervention cannot mean anything as given."""
 
@@ -331,6 +341,12 @@ class NothingChangedError(InterventionError):
     """An intervention was carried out and changed no activation: never a null result."""
 
     code = "MT501"
+
+
+class SweepFileError(InterventionError, ValueError):
+    """A result or journal of a sweep is of another format, of another sweep, or in use."""
+
+    code = "MT502"
 
 
 class StatisticsError(MechtestError):
