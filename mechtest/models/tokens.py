@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +12,11 @@ import torch
 from jaxtyping import Int
 
 from mechtest.errors import AnswerTokenError, ShapeError, TokenizerMissingError
+from mechtest.models.local_tokenizer import Encoded, LocalTokenizer, read_local
 
 PaddingSide = Literal["left", "right"]
+# The options of single texts that are answered without transformers.
+_SPECIAL, _SKIP = "add_special_tokens", "skip_special_tokens"
 
 
 def load_tokenizer(source: str | Path, revision: str | None = None) -> Any:
@@ -24,7 +28,7 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> Any:
     Raises:
         TokenizerMissingError: Nothing usable there.
     """
-    # transformers takes seconds to import; a model that is never given text does without.
+    # transformers takes long to import; most models do without: see local_tokenizer.
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     path = Path(source)
@@ -46,32 +50,66 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> Any:
 
 
 class LazyTokenizer:
-    """A tokenizer that is read when it is first used.
+    """A tokenizer that is read when it is first used, and by transformers only where it must be.
+
+    What a claim needs (the ids of a text, the text of ids, the special tokens) is answered from
+    `tokenizer.json` alone where that gives the same. Everything else of the Hugging Face interface
+    is there as well: asking for it, or setting anything, brings in transformers, which from then
+    on answers everything, so that the two cannot drift apart.
 
     Args:
         source: Path or hub name.
     """
 
     def __init__(self, source: str | Path) -> None:
-        self._source = source
-        self._loaded: Any = None
+        self.__dict__.update(_source=source, _local=None, _whole=None)
+
+    def _reader(self) -> Any:
+        """Return whoever answers: transformers' tokenizer once there is one."""
+        if self._whole is None and self._local is None:
+            self.__dict__["_local"] = read_local(self._source)
+        return self._local if self._whole is None and self._local is not None else self._load()
 
     def _load(self) -> Any:
-        if self._loaded is None:
-            self._loaded = load_tokenizer(self._source)
-        return self._loaded
+        """Return transformers' tokenizer."""
+        if self._whole is None:
+            self.__dict__["_whole"] = load_tokenizer(self._source)
+        return self._whole
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") or name in ("_source", "_local", "_whole"):
             raise AttributeError(name)
-        return getattr(self._load(), name)
+        reader = self._reader()
+        known = isinstance(reader, LocalTokenizer) and name in reader.special
+        return reader.special[name] if known else getattr(self._load(), name)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._load(), name, value)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
         """Tokenize."""
-        return self._load()(*args, **kwargs)
+        reader = self._reader()
+        simple = len(args) == 1 and isinstance(args[0], str)
+        if not isinstance(reader, LocalTokenizer) or not simple or options.keys() - {_SPECIAL}:
+            return self._load()(*args, **options)
+        return Encoded(reader.encode(*args, **options), partial(self._again, *args, **options))
+
+    def _again(self, *args: Any, **options: Any) -> Any:
+        return self._load()(*args, **options)
+
+    def decode(self, token_ids: Any, **options: Any) -> Any:
+        """Return ids as text."""
+        reader = self._reader()
+        simple = isinstance(token_ids, list) and all(type(one) is int for one in token_ids)
+        if not isinstance(reader, LocalTokenizer) or not simple or options.keys() - {_SKIP}:
+            return self._load().decode(token_ids, **options)
+        return reader.decode(token_ids, **options)
 
     def __len__(self) -> int:
-        return len(self._load())
+        return len(self._reader())
+
+    def __bool__(self) -> bool:
+        return True
 
 
 class Tokens:
