@@ -3,6 +3,7 @@
 Neighbours of `stats` and `report`: kernels know tensors, never hooks, prompts or claims.
 """
 
+from mechtest.kernels.backends import backend_name
 from mechtest.kernels.conv import causal_conv, window_after
 from mechtest.kernels.dispatch import SCAN_PATHS, ScanPath, choose_scan
 from mechtest.kernels.scan import discretize, selective_scan
@@ -10,6 +11,7 @@ from mechtest.kernels.scan import discretize, selective_scan
 __all__ = [
     "SCAN_PATHS",
     "ScanPath",
+    "backend_name",
     "causal_conv",
     "choose_scan",
     "discretize",

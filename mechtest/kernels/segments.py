@@ -130,7 +130,7 @@ def gate_rows(
     gate: Float[torch.Tensor, "row d_inner"],
 ) -> Float[torch.Tensor, "row d_inner"]:
     """Return (y + D x) silu(gate), as the fused scan does it."""
-    return (y + D * x) * silu_rows(gate)
+    return _backend(y).gate(y, x, D, gate)
 
 
 def silu_rows(rows: Float[torch.Tensor, "row d_inner"]) -> Float[torch.Tensor, "row d_inner"]:

@@ -90,11 +90,17 @@ class TorchBackend:
         end = torch.cat(ends[::-1])[order.argsort().to(h.device)]
         y = torch.zeros_like(x).index_copy(0, torch.cat(row_parts), torch.cat(y_parts))
         if D is not None and gate is not None:
-            y = (y + D * x) * F.silu(gate)
+            y = self.gate(y, x, D, gate)
         states = [kept[row] for row in wanted]
         return y, end, torch.stack(states) if states else h_start.new_empty(0, *h_start.shape[1:])
 
     scan_with_gradient = scan
+
+    def gate(
+        self, y: torch.Tensor, x: torch.Tensor, D: torch.Tensor, gate: torch.Tensor
+    ) -> torch.Tensor:
+        """Run `gate_rows`."""
+        return (y + D * x) * F.silu(gate)
 
     def silu(self, rows: torch.Tensor) -> torch.Tensor:
         """Run `silu_rows`."""

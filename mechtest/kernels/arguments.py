@@ -1,0 +1,81 @@
+"""May these tensors be handed to code that trusts their addresses?
+
+Shapes in annotations are only checked while tests run; a compiled kernel reads whatever is there.
+So every argument passes here first, on its way to a pointer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mechtest.errors import ShapeError
+
+__all__ = ["indices", "matrix", "planes", "refuse_rows", "same_plane"]
+
+
+def matrix(name: str, tensor: torch.Tensor, *shape: int) -> torch.Tensor:
+    """Return float32 rows of this shape whose last axis is contiguous; a copy if it is not."""
+    _check(name, tensor, shape)
+    if tensor.stride(-1) != 1 and tensor.shape[-1] != 1:
+        return tensor.contiguous()
+    return tensor
+
+
+def same_plane(name: str, tensor: torch.Tensor, *shape: int) -> torch.Tensor:
+    """Return a float32 tensor of this shape without gaps; a copy if it has any."""
+    _check(name, tensor, shape)
+    return tensor.contiguous()
+
+
+def planes(name: str, tensor: torch.Tensor, *shape: int) -> torch.Tensor:
+    """Return float32 planes without gaps, any distance apart (0: one plane for all)."""
+    _check(name, tensor, shape)
+    if len(tensor) and not tensor[0].is_contiguous():
+        return tensor.contiguous()
+    return tensor
+
+
+def indices(tensor: torch.Tensor) -> torch.Tensor:
+    """Return row numbers as the kernels read them."""
+    return tensor.to(device="cpu", dtype=torch.int64).contiguous()
+
+
+def refuse_rows(code: int, starts: torch.Tensor, keep: torch.Tensor | None, n_rows: int) -> None:
+    """Raise what a kernel found wrong with the rows it was pointed to.
+
+    Raises:
+        ShapeError: `starts` or `keep` do not describe rows that exist.
+        MemoryError: No memory was left.
+    """
+    if code == 0:
+        return
+    if code == 1:
+        raise ShapeError(
+            f"starts does not cut {n_rows} rows into segments",
+            given=starts.tolist(),
+            expected=f"ascending row numbers from 0 to {n_rows}, no segment empty",
+        )
+    if code == 2:
+        raise ShapeError(
+            f"keep does not name rows of {n_rows}",
+            given=None if keep is None else keep.tolist(),
+            expected=f"ascending row numbers below {n_rows}, each once",
+        )
+    raise MemoryError("no memory for the scratch space of a kernel")
+
+
+def _check(name: str, tensor: torch.Tensor, shape: Sequence[int]) -> None:
+    if tensor.dtype is not torch.float32 or tensor.device.type != "cpu":
+        raise ShapeError(
+            f"{name} is not float32 on the CPU like the rows it goes with",
+            given=f"{tensor.dtype} on {tensor.device}",
+            next_step="bring all tensors of a call to one dtype and device",
+        )
+    if tensor.shape != tuple(shape):
+        raise ShapeError(
+            f"{name} has another shape than the tensors it goes with",
+            given=tuple(tensor.shape),
+            expected=str(tuple(shape)),
+        )
