@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from mechtest.errors import CheckpointFormatError, NotCachedError, ShapeError, closest_names
+from mechtest.errors import NotCachedError, ShapeError, closest_names
+from mechtest.models import cache_file
+from mechtest.models.recipes import (
+    Node,
+    Recipe,
+    StateMemo,
+    bytes_held,
+    converted,
+    stacked,
+    tensors_in,
+    value_of,
+)
 from mechtest.models.state import RecurrentState
 from mechtest.sites import Site, SiteResolver
 from mechtest.sites.table import BLOCK_HOOKS
 
-FORMAT = "mechtest-activations/1"
 GRADIENT = "_grad"
 
 
@@ -28,16 +36,20 @@ class ActivationCache(Mapping[str, Any]):
     axis 1), the state site (`blocks.0.state@3`, a RecurrentState), and TransformerLens's short form
     `cache["resid_pre", 0]`.
 
+    Some values are kept as recipes and rebuilt by every look-up (see `run_with_cache`): a fresh
+    tensor each time. `dict(cache)` and `cache.values()` rebuild everything; names cost nothing.
+
     Args:
-        values: Tensors by concrete name, in firing order.
+        values: Tensors, or recipes for them, by concrete name, in firing order.
         n_layers: Blocks of the model.
         has_batch_dim: False once the batch axis was dropped.
     """
 
     def __init__(
-        self, values: Mapping[str, torch.Tensor], n_layers: int, *, has_batch_dim: bool = True
+        self, values: Mapping[str, Node], n_layers: int, *, has_batch_dim: bool = True
     ) -> None:
         self._values = dict(values)
+        self._memo = StateMemo()
         self.n_layers = n_layers
         self.has_batch_dim = has_batch_dim
         self._resolver = SiteResolver(n_layers)
@@ -53,13 +65,27 @@ class ActivationCache(Mapping[str, Any]):
         """
         key = _short_form(*name) if isinstance(name, tuple) else name
         if key in self._values:
-            return self._values[key]
+            return value_of(self._values[key], self._memo)
         grad = GRADIENT if key.endswith(GRADIENT) else ""
         site = self._resolver.site(key.removesuffix(GRADIENT))
         if site.is_state:
             conv, h = (self._lookup(part, grad, key) for part in site.parts)
             return RecurrentState(h, conv)
         return self._lookup(site, grad, key)
+
+    def __contains__(self, name: object) -> bool:
+        if not isinstance(name, (str, tuple)):
+            return False
+        try:
+            key = _short_form(*name) if isinstance(name, tuple) else name
+            if key in self._values:
+                return True
+            grad = GRADIENT if key.endswith(GRADIENT) else ""
+            for part in self._resolver.site(key.removesuffix(GRADIENT)).parts:
+                self._names(part, grad, key)
+        except KeyError:
+            return False
+        return True
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -68,10 +94,12 @@ class ActivationCache(Mapping[str, Any]):
         return len(self._values)
 
     def __repr__(self) -> str:
-        size = sum(value.numel() * value.element_size() for value in self._values.values())
-        return f"ActivationCache({len(self)} activations, {size / 1e6:.1f} MB)"
+        size = bytes_held([*tensors_in(self._values.values()), *self._memo.tensors()])
+        rebuilt = sum(isinstance(node, Recipe) for node in self._values.values())
+        on_demand = f", {rebuilt} of them rebuilt on demand" if rebuilt else ""
+        return f"ActivationCache({len(self)} activations{on_demand}, {size / 1e6:.1f} MB)"
 
-    @property
+    @cached_property
     def n_pos(self) -> int:
         """Positions of the prompt, as far as this cache shows them.
 
@@ -91,19 +119,22 @@ class ActivationCache(Mapping[str, Any]):
             raise self._missing("a position")
         return max(counts)
 
-    def _lookup(self, site: Site, grad: str, asked: str) -> torch.Tensor:
+    def _names(self, site: Site, grad: str, asked: str) -> list[str]:
+        """Return the names of what a site is made of: one, or one a position."""
         base = site.hook if site.layer is None else f"blocks.{site.layer}.{site.hook}"
+        names = [f"{base}{grad}"]
         if site.spec.per_position:
-            where = site.position.indices(self.n_pos)
-            missing = [p for p in where if f"{base}.{p}{grad}" not in self._values]
-            if missing:
-                raise self._missing(asked)
-            parts = [self._values[f"{base}.{p}{grad}"] for p in where]
-            return torch.stack(parts, dim=self._pos_dim) if site.position.is_range else parts[0]
-        if base + grad not in self._values:
+            names = [f"{base}.{p}{grad}" for p in site.position.indices(self.n_pos)]
+        if not all(name in self._values for name in names):
             raise self._missing(asked)
-        value = self._values[base + grad]
-        if site.position.everywhere:
+        return names
+
+    def _lookup(self, site: Site, grad: str, asked: str) -> torch.Tensor:
+        nodes = [self._values[name] for name in self._names(site, grad, asked)]
+        if site.spec.per_position and site.position.is_range:
+            return stacked(nodes, self._pos_dim, self._memo)
+        value = value_of(nodes[0], self._memo)
+        if site.spec.per_position or site.position.everywhere:
             return value
         where = site.position.indices(value.shape[self._pos_dim])
         if not site.position.is_range:
@@ -176,8 +207,16 @@ class ActivationCache(Mapping[str, Any]):
     # --- moving and storing ----------------------------------------------------------------------
 
     def to(self, *args: Any, **kwargs: Any) -> ActivationCache:
-        """Return a cache on another device or in another dtype (as `torch.Tensor.to`)."""
-        return self._with({name: value.to(*args, **kwargs) for name, value in self._values.items()})
+        """Return a cache on another device or in another dtype (as `torch.Tensor.to`).
+
+        What is rebuilt is rebuilt in the dtype of the run, and then converted.
+        """
+        done: dict[int, Node] = {}
+        return ActivationCache(
+            {name: converted(node, args, kwargs, done) for name, node in self._values.items()},
+            self.n_layers,
+            has_batch_dim=self.has_batch_dim,
+        )
 
     def remove_batch_dim(self) -> ActivationCache:
         """Return a cache without its batch axis.
@@ -187,30 +226,27 @@ class ActivationCache(Mapping[str, Any]):
         """
         if not self.has_batch_dim:
             return self
-        values = {}
-        for name, value in self._values.items():
+        values: dict[str, Node] = {}
+        for name, node in self._values.items():
             if Site.parse(name.removesuffix(GRADIENT)).spec.axes[0] != "batch":
-                values[name] = value
+                values[name] = node
                 continue
-            if value.shape[0] != 1:
+            if node.shape[0] != 1:
                 raise ShapeError(
                     "the batch axis can only be dropped when it holds one prompt",
-                    given=f"{name} {tuple(value.shape)}",
+                    given=f"{name} {tuple(node.shape)}",
                     expected="a first axis of length 1",
                 )
-            values[name] = value[0]
+            if isinstance(node, torch.Tensor):
+                values[name] = node[0]
+            else:
+                values[name] = Recipe("first", (node,), tuple(node.shape[1:]), node.dtype)
         return ActivationCache(values, self.n_layers, has_batch_dim=False)
 
-    def _with(self, values: Mapping[str, torch.Tensor]) -> ActivationCache:
-        return ActivationCache(values, self.n_layers, has_batch_dim=self.has_batch_dim)
-
     def save(self, path: str | Path) -> None:
-        """Write all activations to one safetensors file."""
-        about = {"format": FORMAT, "n_layers": self.n_layers, "has_batch_dim": self.has_batch_dim}
-        # safetensors sorts by size and refuses shared storage: keep our order beside the data.
-        order = {"order": list(self._values)}
-        tensors = {name: value.contiguous().clone() for name, value in self._values.items()}
-        save_file(tensors, str(path), metadata={"mechtest": json.dumps(about | order)})
+        """Write all activations to one safetensors file; recipes stay recipes."""
+        about = {"n_layers": self.n_layers, "has_batch_dim": self.has_batch_dim}
+        cache_file.write(path, self._values, about)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> ActivationCache:
@@ -219,20 +255,7 @@ class ActivationCache(Mapping[str, Any]):
         Raises:
             CheckpointFormatError: Not such a file, or damaged.
         """
-        try:
-            with safe_open(str(path), framework="pt", device=device) as file:
-                about = json.loads((file.metadata() or {}).get("mechtest", "{}"))
-                if about.get("format") != FORMAT:
-                    raise CheckpointFormatError(
-                        f"{path} holds no activations of ours",
-                        given=about.get("format") or "a safetensors file without our metadata",
-                        expected=FORMAT,
-                    )
-                values = {name: file.get_tensor(name) for name in about["order"]}
-        except (SafetensorError, OSError) as error:
-            raise CheckpointFormatError(
-                f"{path} cannot be read as activations", given=error, expected="a safetensors file"
-            ) from error
+        values, about = cache_file.read(path, device)
         return cls(values, about["n_layers"], has_batch_dim=about["has_batch_dim"])
 
 

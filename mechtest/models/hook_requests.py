@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -21,6 +22,29 @@ PosSlice = int | slice | Sequence[int] | None
 
 Reader = Callable[[str, torch.Tensor], None]
 """Called with the key to keep a value under, and the value."""
+
+
+@runtime_checkable
+class Request(Protocol):
+    """What waits for a forward pass to begin; see `HookRequest` for the attributes."""
+
+    @property
+    def direction(self) -> Direction: ...  # noqa: D102
+    @property
+    def is_permanent(self) -> bool: ...  # noqa: D102
+    @property
+    def level(self) -> int | None: ...  # noqa: D102
+    @property
+    def selects_everything(self) -> bool: ...  # noqa: D102
+
+    def check(self, resolver: SiteResolver) -> None:
+        """Raise at once for names that no prompt could make right."""
+
+    def install(
+        self, resolver: SiteResolver, points: Callable[[str], HookPoint], n_pos: int
+    ) -> list[tuple[HookPoint, HookHandle]]:
+        """Put handles on the hook points meant for prompts of `n_pos` tokens."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,20 +95,11 @@ class HookRequest:
     ) -> list[tuple[HookPoint, HookHandle]]:
         """Put handles on the hook points meant for prompts of `n_pos` tokens."""
         installed = []
-        for target in resolver.filtered(self.name, n_pos):
-            narrowed = narrow(target, self.pos_slice, n_pos)
-            if narrowed is None:
-                continue
+        for target in narrowed_targets(resolver, self, n_pos):
             point = points(target.name)
-            handle = self._handle(narrowed)
+            handle = self._handle(target)
             point.install(handle, self.direction, prepend=self.prepend)
             installed.append((point, handle))
-        if not installed:
-            raise PositionError(
-                f"pos_slice={self.pos_slice} keeps none of the sites asked for",
-                given=f"pos_slice={self.pos_slice} with names_filter={self.name!r}",
-                expected="positions that the named hooks have",
-            )
         return installed
 
     def _handle(self, target: NarrowedTarget) -> HookHandle:
@@ -106,12 +121,34 @@ class NarrowedTarget:
     """A hook target with its indexing worked out.
 
     Attributes:
+        name: Concrete hook point.
         key: Name a cached value is kept under.
         index: Indices into the tensor, None for all of it.
     """
 
+    name: str
     key: str
     index: Index | None
+
+
+def narrowed_targets(
+    resolver: SiteResolver, request: HookRequest, n_pos: int
+) -> list[NarrowedTarget]:
+    """Return the hook points a request means for prompts of `n_pos` tokens, in firing order.
+
+    Raises:
+        PositionError: `pos_slice` leaves none of them.
+    """
+    targets = resolver.filtered(request.name, n_pos)
+    narrowed = (narrow(target, request.pos_slice, n_pos) for target in targets)
+    found = [target for target in narrowed if target is not None]
+    if not found:
+        raise PositionError(
+            f"pos_slice={request.pos_slice} keeps none of the sites asked for",
+            given=f"pos_slice={request.pos_slice} with names_filter={request.name!r}",
+            expected="positions that the named hooks have",
+        )
+    return found
 
 
 def narrow(target: HookTarget, pos_slice: PosSlice, n_pos: int) -> NarrowedTarget | None:
@@ -120,7 +157,7 @@ def narrow(target: HookTarget, pos_slice: PosSlice, n_pos: int) -> NarrowedTarge
     Positions in the name itself win over `pos_slice` and become part of the key.
     """
     if target.positions is None and pos_slice is None:
-        return NarrowedTarget(target.name, None)
+        return NarrowedTarget(target.name, target.name, None)
     site = Site.parse(target.name)
     if target.positions is not None:
         axis = site.spec.position_axis
@@ -128,16 +165,18 @@ def narrow(target: HookTarget, pos_slice: PosSlice, n_pos: int) -> NarrowedTarge
         where = target.positions
         step: int | slice = where.start if target.single else slice(where.start, where.stop)
         shown = f"{where.start}" if target.single else f"{where.start}:{where.stop}"
-        return NarrowedTarget(f"{target.name}@{shown}", (slice(None),) * axis + (step,))
+        return NarrowedTarget(
+            target.name, f"{target.name}@{shown}", (slice(None),) * axis + (step,)
+        )
     kept = _kept_positions(pos_slice, n_pos)
     if site.spec.per_position:
         (index,) = site.position.indices(n_pos)
-        return NarrowedTarget(target.name, None) if index in kept else None
+        return NarrowedTarget(target.name, target.name, None) if index in kept else None
     axis = site.spec.position_axis
     if axis is None:
-        return NarrowedTarget(target.name, None)
+        return NarrowedTarget(target.name, target.name, None)
     chosen = kept[0] if isinstance(pos_slice, int) else kept
-    return NarrowedTarget(target.name, (slice(None),) * axis + (chosen,))
+    return NarrowedTarget(target.name, target.name, (slice(None),) * axis + (chosen,))
 
 
 def _kept_positions(pos_slice: PosSlice, n_pos: int) -> list[int]:
