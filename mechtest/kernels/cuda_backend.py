@@ -38,7 +38,7 @@ class CudaBackend:
         device_type: Device whose tensors they take; tensors elsewhere are computed in torch.
 
     Raises:
-        InputError: A package is installed and cannot be loaded.
+        MissingPackageError: A package is installed and cannot be loaded.
 
     Attributes:
         name: "cuda"; "cuda scan" or "cuda conv" where only that package is installed; "torch" where

@@ -12,7 +12,7 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mechtest.errors import InputError
+from mechtest.errors import MissingPackageError
 
 __all__ = ["GpuKernels", "load_gpu_kernels"]
 
@@ -34,7 +34,7 @@ def load_gpu_kernels() -> GpuKernels:
     """Import what is installed, once a process.
 
     Raises:
-        InputError: A package is installed, and it or its compiled half cannot be imported.
+        MissingPackageError: A package is installed, and it or its compiled half cannot be imported.
     """
     return GpuKernels(
         scan=_load(
@@ -55,7 +55,7 @@ def _load(package: str, compiled: str, module: str, function: str) -> Callable[.
         importlib.import_module(compiled)
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
-        raise InputError(
+        raise MissingPackageError(
             f"{package} is installed, and its GPU kernels cannot be loaded",
             given=f"{type(error).__name__}: {error}",
             expected=f"{module}.{function} and {compiled}, built against the installed torch",

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from mechtest.errors import InputError
+from mechtest.errors import MissingPackageError
 from mechtest.kernels.cuda_backend import CudaBackend
 from mechtest.kernels.cuda_packages import load_gpu_kernels
 
@@ -60,7 +60,7 @@ def test_an_installed_package_that_cannot_be_loaded_is_an_error(packages, compil
     write(packages, "mamba_ssm/__init__.py", "")
     if compiled is not None:
         write(packages, "selective_scan_cuda.py", compiled)
-    with pytest.raises(InputError, match="mamba_ssm is installed, and its GPU") as caught:
+    with pytest.raises(MissingPackageError, match="mamba_ssm is installed, and its GPU") as caught:
         CudaBackend()
     assert said in caught.value.given
     assert "docs/gpu.md" in caught.value.next_step
