@@ -7,12 +7,84 @@ So every argument passes here first, on its way to a pointer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from mechtest.errors import ShapeError
 
-__all__ = ["indices", "matrix", "planes", "refuse_rows", "same_plane"]
+__all__ = ["ScanArguments", "indices", "matrix", "planes", "refuse_rows", "same_plane"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScanArguments:
+    """What `scan_segments` was given, fit to be pointed at; see there."""
+
+    x: torch.Tensor
+    delta: torch.Tensor
+    decay: torch.Tensor
+    B: torch.Tensor
+    C: torch.Tensor
+    h_start: torch.Tensor
+    starts: torch.Tensor
+    D: torch.Tensor | None
+    gate: torch.Tensor | None
+    given: torch.Tensor | None
+    keep: torch.Tensor | None
+    softplus: bool
+
+    @classmethod
+    def checked(
+        cls,
+        x: torch.Tensor,
+        delta: torch.Tensor,
+        decay: torch.Tensor,
+        B: torch.Tensor,
+        C: torch.Tensor,
+        h_start: torch.Tensor,
+        starts: torch.Tensor,
+        D: torch.Tensor | None,
+        gate: torch.Tensor | None,
+        given: torch.Tensor | None,
+        keep: torch.Tensor | None,
+        softplus: bool,
+    ) -> ScanArguments:
+        """Return the arguments with shapes, dtypes and layout checked.
+
+        Raises:
+            ShapeError: They do not go together.
+        """
+        (n_rows, width), n_state, n_segments = x.shape, decay.shape[0], len(starts) - 1
+        ungated = D is None or gate is None
+        if given is not None and given.shape != (n_segments,):
+            raise ShapeError(
+                "given has not one entry for each segment",
+                given=tuple(given.shape),
+                expected=str((n_segments,)),
+            )
+        return cls(
+            matrix("x", x, n_rows, width),
+            matrix("delta", delta, n_rows, width),
+            same_plane("decay", decay, n_state, width),
+            matrix("B", B, n_rows, n_state),
+            matrix("C", C, n_rows, n_state),
+            planes("h_start", h_start, n_segments, n_state, width),
+            indices(starts),
+            None if ungated or D is None else same_plane("D", D, width),
+            None if ungated or gate is None else matrix("gate", gate, n_rows, width),
+            None if given is None else given.to("cpu", torch.bool).contiguous(),
+            None if keep is None else indices(keep),
+            softplus,
+        )
+
+    @property
+    def n_keep(self) -> int:
+        """How many states are wanted."""
+        return 0 if self.keep is None else len(self.keep)
+
+    def n_checkpoints(self, rows: int) -> int:
+        """Return how many states lie inside segments when each of them is cut every `rows`."""
+        return int(((self.starts.diff() - 1) // rows).sum())
 
 
 def matrix(name: str, tensor: torch.Tensor, *shape: int) -> torch.Tensor:

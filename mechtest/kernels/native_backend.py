@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 
-from mechtest.kernels.arguments import indices, matrix, planes, refuse_rows, same_plane
+from mechtest.kernels.arguments import ScanArguments, indices, matrix, refuse_rows, same_plane
 from mechtest.kernels.native_build import CannotBuildError, built_library
 from mechtest.kernels.row_gradients import differentiable
+from mechtest.kernels.scan_gradients import differentiable_scan
 from mechtest.kernels.torch_backend import TorchBackend
 
 __all__ = ["NativeBackend"]
@@ -28,6 +29,12 @@ WORTH_A_THREAD = 1 << 21
 """Multiply-adds below which starting threads costs more than they save."""
 
 
+SLAB = 256
+"""Channels that the gradients of B and C are summed over before they leave a thread."""
+CHUNK = 16
+"""Rows between checkpoints. These two are named so in segments.c."""
+
+
 class _Scan(ctypes.Structure):
     _fields_ = (
         *((name, _POINTER) for name in ("x", "delta", "decay", "B", "C", "h_start", "D", "gate")),
@@ -35,7 +42,14 @@ class _Scan(ctypes.Structure):
         *((name, _POINTER) for name in ("starts", "keep", "given")),
         *((name, _INT) for name in ("n_segments", "n_rows", "n_keep", "softplus")),
         *((name, _INT) for name in ("width", "n_state")),
+        *((name, _POINTER) for name in ("out", "end", "kept", "checkpoints")),
+    )
+
+
+class _Gradients(ctypes.Structure):
+    _fields_ = (
         *((name, _POINTER) for name in ("out", "end", "kept")),
+        *((name, _POINTER) for name in ("x", "delta", "decay", "B", "C", "h_start", "D", "gate")),
     )
 
 
@@ -89,7 +103,7 @@ class NativeBackend:
             *(windows.data_ptr(), windows.stride(0), windows.stride(1)),
             *(starts.data_ptr(), n_segments, n_rows, activate, out.data_ptr(), width, n_taps),
         )
-        refuse_rows(_over_channels(call, width, n_rows * width * 16), starts, None, n_rows)
+        refuse_rows(_over_channels(call, width, n_rows * width * 16, BLOCK), starts, None, n_rows)
         return out
 
     def scan(
@@ -108,35 +122,10 @@ class NativeBackend:
         softplus: bool,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Run `scan_segments`, without gradients."""
-        (n_rows, width), (n_state, _) = x.shape, decay.shape
-        n_segments = len(starts) - 1
-        x, delta = matrix("x", x, n_rows, width), matrix("delta", delta, n_rows, width)
-        B, C = matrix("B", B, n_rows, n_state), matrix("C", C, n_rows, n_state)
-        decay = same_plane("decay", decay, n_state, width)
-        h_start = planes("h_start", h_start, n_segments, n_state, width)
-        starts = indices(starts)
-        if D is None or gate is None:
-            D = gate = None
-        else:
-            D, gate = same_plane("D", D, width), matrix("gate", gate, n_rows, width)
-        given = None if given is None else given.to("cpu", torch.bool).contiguous()
-        keep = None if keep is None else indices(keep)
-        n_keep = 0 if keep is None else len(keep)
-        out = x.new_empty(n_rows, width)
-        end = x.new_empty(n_segments, n_state, width)
-        kept = x.new_empty(n_keep, n_state, width)
-        strides = [tensor.stride(0) for tensor in (x, delta, B, C, h_start)]
-        inputs = (x, delta, decay, B, C, h_start, D, gate)
-        arguments = _Scan(
-            *map(_address, inputs),
-            *(*strides, 0 if gate is None else gate.stride(0)),
-            *map(_address, (starts, keep, given)),
-            *(n_segments, n_rows, n_keep, softplus, width, n_state),
-            *map(_address, (out, end, kept)),
+        given_to = ScanArguments.checked(
+            x, delta, decay, B, C, h_start, starts, D, gate, given, keep, softplus
         )
-        call = functools.partial(self._library.mt_scan, ctypes.byref(arguments))
-        code = _over_channels(call, width, n_rows * width * n_state)
-        refuse_rows(code, starts, keep, n_rows)
+        out, end, kept, _ = self.scan_checked(given_to, with_checkpoints=False)
         return out, end, kept
 
     def scan_with_gradient(
@@ -155,9 +144,53 @@ class NativeBackend:
         softplus: bool,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Run `scan_segments` so that gradients flow back to every tensor."""
-        return _TORCH.scan_with_gradient(
-            x, delta, decay, B, C, h_start, starts, D, gate, given, keep, softplus
+        return differentiable_scan(
+            self, x, delta, decay, B, C, h_start, starts, D, gate, given, keep, softplus
         )
+
+    def scan_checked(
+        self, scan: ScanArguments, *, with_checkpoints: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return (out, end, kept, checkpoints): with them, the backward pass can start."""
+        n_checkpoints = scan.n_checkpoints(CHUNK) if with_checkpoints else 0
+        out = scan.x.new_empty(scan.x.shape)
+        end = scan.x.new_empty(scan.h_start.shape)
+        kept, checkpoints = (
+            scan.x.new_empty(count, *scan.decay.shape) for count in (scan.n_keep, n_checkpoints)
+        )
+        arguments = _scan_struct(scan, out, end, kept, checkpoints if with_checkpoints else None)
+        call = functools.partial(self._library.mt_scan, ctypes.byref(arguments))
+        code = _over_channels(call, out.shape[1], out.numel() * scan.decay.shape[0], BLOCK)
+        refuse_rows(code, scan.starts, scan.keep, len(out))
+        return out, end, kept, checkpoints if with_checkpoints else None
+
+    def adjoint(
+        self,
+        scan: ScanArguments,
+        checkpoints: torch.Tensor,
+        d_out: torch.Tensor | None,
+        d_end: torch.Tensor | None,
+        d_kept: torch.Tensor | None,
+    ) -> tuple[torch.Tensor | None, ...]:
+        """Return gradients of x, delta, decay, B, C, h_start, D and gate."""
+        (n_rows, width), n_state = scan.x.shape, scan.decay.shape[0]
+        d_x, d_delta = (scan.x.new_empty(n_rows, width) for _ in range(2))
+        d_gate = None if scan.gate is None else scan.x.new_empty(n_rows, width)
+        d_D = None if scan.D is None else torch.zeros_like(scan.D)
+        d_decay = torch.zeros_like(scan.decay)
+        d_start = scan.x.new_empty(scan.h_start.shape)
+        d_B, d_C = (scan.x.new_zeros(-(-width // SLAB), n_rows, n_state) for _ in range(2))
+        gradients = _Gradients(
+            *map(_address, (d_out, d_end, d_kept)),
+            *map(_address, (d_x, d_delta, d_decay, d_B, d_C, d_start, d_D, d_gate)),
+        )
+        arguments = _scan_struct(scan, None, None, None, checkpoints)
+        call = functools.partial(
+            self._library.mt_scan_backward, ctypes.byref(arguments), ctypes.byref(gradients)
+        )
+        code = _over_channels(call, width, 2 * d_x.numel() * n_state, SLAB)
+        refuse_rows(code, scan.starts, scan.keep, n_rows)
+        return d_x, d_delta, d_decay, d_B.sum(0), d_C.sum(0), d_start, d_D, d_gate
 
     def gate(
         self, y: torch.Tensor, x: torch.Tensor, D: torch.Tensor, gate: torch.Tensor
@@ -216,12 +249,33 @@ def _address(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _over_channels(call: functools.partial[int], width: int, work: int) -> int:
-    """Call with ranges of channels, one a thread; return the first code that is not 0."""
-    n_threads = min(torch.get_num_threads(), -(-width // BLOCK), max(1, work // WORTH_A_THREAD))
+def _scan_struct(scan: ScanArguments, *results: torch.Tensor | None) -> _Scan:
+    strided = (scan.x, scan.delta, scan.B, scan.C, scan.h_start)
+    return _Scan(
+        *map(_address, (scan.x, scan.delta, scan.decay, scan.B, scan.C)),
+        *map(_address, (scan.h_start, scan.D, scan.gate)),
+        *(tensor.stride(0) for tensor in strided),
+        0 if scan.gate is None else scan.gate.stride(0),
+        *map(_address, (scan.starts, scan.keep, scan.given)),
+        *(len(scan.starts) - 1, len(scan.x), scan.n_keep, scan.softplus),
+        *(scan.x.shape[1], scan.decay.shape[0]),
+        *map(_address, results),
+    )
+
+
+def _over_channels(call: functools.partial[int], width: int, work: int, block: int) -> int:
+    """Call with ranges of channels, one a thread; return the largest code.
+
+    Args:
+        call: Takes the first channel and the one past the last.
+        width: Channels there are.
+        work: Multiply-adds of the whole call.
+        block: What ranges start at multiples of.
+    """
+    n_threads = min(torch.get_num_threads(), -(-width // block), max(1, work // WORTH_A_THREAD))
     if n_threads <= 1:
         return call(0, width)
-    share = -(-width // (n_threads * BLOCK)) * BLOCK
+    share = -(-width // (n_threads * block)) * block
     ranges = [(first, min(first + share, width)) for first in range(0, width, share)]
     # A pool for each call: threads that live on would be lost in a forked process.
     with ThreadPoolExecutor(len(ranges)) as pool:
@@ -240,6 +294,7 @@ def _loaded(path: Path) -> ctypes.CDLL:
         library.mt_gate.restype = library.mt_rms_norm.restype = None
         library.mt_conv.argtypes = [p, i, p, p, p, i, i, p, i, i, ctypes.c_int, p, i, i, i, i]
         library.mt_scan.argtypes = [p, i, i]
+        library.mt_scan_backward.argtypes = [p, p, i, i]
     except (OSError, AttributeError) as error:
         raise CannotBuildError(f"{path} cannot be loaded: {error}") from error
     return library

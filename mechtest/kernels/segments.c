@@ -5,162 +5,22 @@
  * last bit: one function for each formula, inlined wherever it is needed; contraction is off, so
  * that multiply-adds are fused where fma() says so and nowhere else; the channels past the end of
  * a row are computed as zeros by the same vector operations and dropped.
- *
- * A NaN or an infinity is never turned into a finite number: comparisons are written so that a NaN
- * fails them and passes through.
  */
 #include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
-#include <immintrin.h>
-#define LANES 16
-#elif defined(__AVX__) && defined(__FMA__)
-#include <immintrin.h>
-#define LANES 8
-#else
-#define LANES 4
-#if defined(__aarch64__)
-#include <arm_neon.h>
-#endif
-#endif
+#include "vectors.h"
 
-typedef float vec __attribute__((vector_size(LANES * 4)));
-typedef int32_t ints __attribute__((vector_size(LANES * 4)));
-typedef float loose __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-
-#define INLINE static inline __attribute__((always_inline))
-#define DO_PRAGMA(x) _Pragma(#x)
-#if defined(__clang__)
-#define UNROLL(n) DO_PRAGMA(clang loop unroll_count(n))
-#else
-#define UNROLL(n) DO_PRAGMA(GCC unroll n)
-#endif
-
-INLINE vec all(float value) {
-#if LANES == 16
-    return _mm512_set1_ps(value);
-#elif LANES == 8
-    return _mm256_set1_ps(value);
-#else
-    return (vec){value, value, value, value};
-#endif
-}
-
-INLINE vec fma_(vec a, vec b, vec c) {
-#if LANES == 16
-    return _mm512_fmadd_ps(a, b, c);
-#elif LANES == 8
-    return _mm256_fmadd_ps(a, b, c);
-#elif defined(__aarch64__)
-    return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
-#else
-    return a * b + c;
-#endif
-}
-
-/* `count` is LANES, known when compiling, except at the end of a row. */
-INLINE vec load(const float *from, int count) {
-    if (count == LANES) return *(const loose *)from;
-    vec value = all(0.0f);
-    memcpy(&value, from, (size_t)count * 4);
-    return value;
-}
-
-INLINE void store(float *to, vec value, int count) {
-    if (count == LANES) *(loose *)to = value;
-    else memcpy(to, &value, (size_t)count * 4);
-}
-
-INLINE vec where(ints mask, vec yes, vec no) {
-    return (vec)((mask & (ints)yes) | (~mask & (ints)no));
-}
-
-/* 2^f for |f| <= 1/2: relative error 2e-9 before rounding, exactly 1 at 0. */
-INLINE vec exp2_fraction(vec f) {
-    vec p = all(1.53533620e-4f);
-    p = fma_(p, f, all(1.33988750e-3f));
-    p = fma_(p, f, all(9.61843692e-3f));
-    p = fma_(p, f, all(5.55033237e-2f));
-    p = fma_(p, f, all(2.40226477e-1f));
-    p = fma_(p, f, all(6.93147182e-1f));
-    return fma_(p, f, all(1.0f));
-}
-
-#define ROUNDER 12582912.0f /* 1.5 * 2^23: adding it leaves an integer in the low bits */
-
-#if LANES == 16
-/* 2^v: 0 below -126 (no denormals, which cost a hundred times as much). */
-INLINE vec exp2_(vec v) {
-    __mmask16 normal = _mm512_cmp_ps_mask(v, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
-    vec f = _mm512_reduce_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    return _mm512_maskz_scalef_ps(normal, exp2_fraction(f), v - f);
-}
-#else
-INLINE vec exp2_(vec v) {
-    const vec rounder = all(ROUNDER);
-    ints lost = (ints)(v < all(-126.0f));
-    v = where((ints)(v > all(128.0f)), all(128.0f), v);
-    v = where(lost, all(-126.0f), v);
-    vec shifted = v + rounder;
-    vec f = v - (shifted - rounder);
-    /* 128 gives the bits of infinity. */
-    vec scale = (vec)(((ints)shifted - (ints)rounder + 127) << 23);
-    return (vec)(~lost & (ints)(exp2_fraction(f) * scale));
-}
-#endif
-
-/* e^x: 0 below -87.3, infinity above 88.7. The argument is reduced in two parts, so that the error
- * does not grow with it. */
-INLINE vec exp_(vec x) {
-    const vec rounder = all(ROUNDER);
-    ints lost = (ints)(x < all(-87.33f));
-    x = where((ints)(x > all(89.0f)), all(89.0f), x);
-    x = where(lost, all(-87.33f), x);
-    vec shifted = fma_(x, all(1.44269504f), rounder);
-    vec n = shifted - rounder;
-    vec r = fma_(n, all(-0.693359375f), x);
-    r = fma_(n, all(2.12194440e-4f), r);
-    vec p = all(1.38146128e-3f);
-    p = fma_(p, r, all(8.36871006e-3f));
-    p = fma_(p, r, all(4.16683890e-2f));
-    p = fma_(p, r, all(1.66665211e-1f));
-    p = fma_(p, r, all(4.99999940e-1f));
-    p = fma_(p, r * r, r) + all(1.0f);
-    vec scale = (vec)(((ints)shifted - (ints)rounder + 127) << 23);
-    return (vec)(~lost & (ints)(p * scale));
-}
-
-INLINE vec silu_(vec x) { return x / (all(1.0f) + exp_(-x)); }
-
-/* max(x, 0) + log(1 + e^-|x|); the logarithm as 2 atanh(t / (2 + t)), exact for small t too. */
-INLINE vec softplus_(vec x) {
-    ints positive = (ints)(x > all(0.0f));
-    vec t = exp_(where(positive, -x, x));
-    vec s = t / (t + all(2.0f));
-    vec z = s * s;
-    vec p = all(2.42895577e-1f);
-    p = fma_(p, z, all(2.14307408e-1f));
-    p = fma_(p, z, all(2.86165967e-1f));
-    p = fma_(p, z, all(3.99988884e-1f));
-    p = fma_(p, z, all(6.66666755e-1f));
-    vec log1p = fma_(p * z, s, s + s);
-    return log1p + where(positive, x, all(0.0f));
-}
-
-INLINE vec gated(vec y, vec x, vec D, vec gate) { return fma_(D, x, y) * silu_(gate); }
-
-/* Call a macro for all whole vectors of channels [first, past), then for what is left. */
-#define FOR_CHANNELS(first, past, e, count, body)                                                  \
+/* Do something for all whole vectors of channels [first, past), then for what is left. */
+#define FOR_CHANNELS(first, past, e, count, body) FOR_CHANNELS_(first, past, 1, e, count, body)
+#define FOR_CHANNELS_(first, past, rest, e, count, body)                                           \
     do {                                                                                           \
         int64_t e = (first);                                                                       \
         for (; e + LANES <= (past); e += LANES) {                                                  \
             enum { count = LANES };                                                                \
             body;                                                                                  \
         }                                                                                          \
-        if (e < (past)) {                                                                          \
+        if ((rest) && e < (past)) {                                                                \
             const int count = (int)((past) - e);                                                   \
             body;                                                                                  \
         }                                                                                          \
@@ -190,14 +50,6 @@ EXPORT void mt_gate(const float *y, int64_t y_stride, const float *x, int64_t x_
                            gated(load(y + t * y_stride + e, n), load(x + t * x_stride + e, n),
                                  load(D + e, n), load(gate + t * gate_stride + e, n)),
                            n));
-}
-
-INLINE float sum_lanes(vec value) {
-    float lane[LANES];
-    memcpy(lane, &value, sizeof lane);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) lane[i] += lane[i + half];
-    return lane[0];
 }
 
 EXPORT void mt_rms_norm(const float *rows, int64_t stride, const float *weight, float eps,
@@ -277,15 +129,17 @@ typedef struct {
     const int64_t *starts, *keep;
     const uint8_t *given;
     int64_t n_segments, n_rows, n_keep, softplus, width, n_state;
-    float *out, *end, *kept;
+    float *out, *end, *kept, *checkpoints;
 } Scan;
 
 #define AT_ONCE 32 /* rows of all channels before the next ones: they stay in the cache */
+#define CHUNK 16   /* rows between two states that the backward pass starts from */
 
 /* All states, in registers where there are as many as most models have. */
+#define UNROLLED(n_state) (__builtin_constant_p(n_state) && (n_state) == 16)
 #define FOR_STATES(i, n_state, body)                                                               \
     do {                                                                                           \
-        if (n_state == 16) {                                                                       \
+        if (UNROLLED(n_state)) {                                                                   \
             UNROLL(16)                                                                             \
             for (int i = 0; i < 16; i++) body;                                                     \
         } else                                                                                     \
@@ -295,7 +149,8 @@ typedef struct {
 /* Rows [from, past) of one segment for one vector of channels; `h` holds n_state vectors. What does
  * not depend on the state is done for all rows before and after, where rows can overlap. */
 INLINE void scan_lanes(const Scan *a, int64_t from, int64_t past, int read_only, int64_t keep_at,
-                       int64_t e, int n, const float *before, float *after, vec *h, int n_state) {
+                       int64_t e, int n, const float *before, float *after, float *checkpoints,
+                       int64_t n_checkpoints, vec *h, int n_state) {
     const int64_t plane = a->width * n_state, next = e + LANES;
     vec delta[AT_ONCE], write[AT_ONCE], y[AT_ONCE];
     FOR_STATES(i, n_state, h[i] = load(before + i * a->width + e, n));
@@ -328,6 +183,10 @@ INLINE void scan_lanes(const Scan *a, int64_t from, int64_t past, int read_only,
                 store(a->kept + keep_at * plane + i * a->width + e, h[i], n);
             keep_at++;
         }
+        const int64_t reached = (t + 1 - from) / CHUNK;
+        if (reached * CHUNK == t + 1 - from && reached <= n_checkpoints)
+            for (int i = 0; i < n_state; i++)
+                store(checkpoints + (reached - 1) * plane + i * a->width + e, h[i], n);
     }
     for (int64_t t = from; t < past; t++) {
         vec out = y[t - from];
@@ -339,34 +198,216 @@ INLINE void scan_lanes(const Scan *a, int64_t from, int64_t past, int read_only,
     FOR_STATES(i, n_state, store(after + i * a->width + e, h[i], n));
 }
 
-INLINE void scan_segment(const Scan *a, int64_t s, int64_t *keep_at, int64_t first, int64_t past,
-                         vec *h, int n_state) {
-    const int64_t plane = a->width * n_state;
+/* Chunks of a segment that start from a state of its inside. */
+INLINE int64_t checkpoints_in(const Scan *a, int64_t s) {
+    return (a->starts[s + 1] - a->starts[s] - 1) / CHUNK;
+}
+
+INLINE void scan_segment(const Scan *a, int64_t s, int64_t *keep_at, float *checkpoints,
+                         int64_t first, int64_t past, vec *h, int n_state) {
+    const int64_t plane = a->width * n_state, last = a->starts[s + 1];
+    int64_t n_checkpoints = checkpoints ? checkpoints_in(a, s) : 0;
     float *after = a->end + s * plane;
-    for (int64_t t = a->starts[s]; t < a->starts[s + 1]; t += AT_ONCE) {
+    for (int64_t t = a->starts[s]; t < last; t += AT_ONCE) {
         const int fresh = t == a->starts[s];
-        const int64_t until = t + AT_ONCE < a->starts[s + 1] ? t + AT_ONCE : a->starts[s + 1];
+        const int64_t until = t + AT_ONCE < last ? t + AT_ONCE : last;
         const float *before = fresh ? a->h_start + s * a->h_stride : after;
         const int read_only = fresh && a->given && a->given[s];
-        FOR_CHANNELS(first, past, e, n,
-                     scan_lanes(a, t, until, read_only, *keep_at, e, n, before, after, h, n_state));
+        FOR_CHANNELS_(first, past, !UNROLLED(n_state), e, n,
+                     scan_lanes(a, t, until, read_only, *keep_at, e, n, before, after, checkpoints,
+                                n_checkpoints, h, n_state));
         while (*keep_at < a->n_keep && a->keep[*keep_at] < until) ++*keep_at;
+        if (checkpoints) checkpoints += AT_ONCE / CHUNK * plane;
+        n_checkpoints -= AT_ONCE / CHUNK;
     }
+}
+
+INLINE void scan_all(const Scan *a, int64_t first, int64_t past, vec *h, int n_state) {
+    const int64_t plane = a->width * n_state;
+    int64_t keep_at = 0, checkpoint = 0;
+    for (int64_t s = 0; s < a->n_segments; s++) {
+        float *checkpoints = a->checkpoints ? a->checkpoints + checkpoint * plane : 0;
+        scan_segment(a, s, &keep_at, checkpoints, first, past, h, n_state);
+        checkpoint += checkpoints_in(a, s);
+    }
+}
+
+static vec *scratch(int64_t n_vectors) {
+    return aligned_alloc(sizeof(vec), (size_t)(n_vectors + 1) * sizeof(vec));
+}
+
+/* End of the channels that code for 16 states takes: whole vectors, if there are 16. */
+static int64_t unrolled_past(const Scan *a, int64_t first, int64_t past) {
+    return a->n_state == 16 ? first + (past - first) / LANES * LANES : first;
 }
 
 EXPORT int mt_scan(const Scan *a, int64_t first, int64_t past) {
     int bad = refused(a->starts, a->n_segments, a->n_rows, a->keep, a->n_keep);
     if (bad) return bad;
-    int64_t keep_at = 0;
-    if (a->n_state == 16) {
+    const int64_t rest = unrolled_past(a, first, past);
+    if (rest > first) {
         vec h[16];
-        for (int64_t s = 0; s < a->n_segments; s++) scan_segment(a, s, &keep_at, first, past, h, 16);
-        return 0;
+        scan_all(a, first, rest, h, 16);
     }
-    vec *h = aligned_alloc(sizeof(vec), (size_t)(a->n_state + 1) * sizeof(vec));
-    if (!h) return 3;
-    for (int64_t s = 0; s < a->n_segments; s++)
-        scan_segment(a, s, &keep_at, first, past, h, (int)a->n_state);
-    free(h);
+    if (rest < past) {
+        vec *h = scratch(a->n_state);
+        if (!h) return 3;
+        scan_all(a, rest, past, h, (int)a->n_state);
+        free(h);
+    }
+    return 0;
+}
+
+/* Gradients of what a scan gave (0: none), and where those of its inputs go. B and C have one sum
+ * for each SLAB of channels; B, C, decay and D start as zeros. */
+typedef struct {
+    const float *out, *end, *kept;
+    float *x, *delta, *decay, *B, *C, *h_start, *D, *gate;
+} Gradients;
+
+#define SLAB 256
+#define LN_2 0.693147181f
+
+/* What a chunk of rows has for each row, and for each row and state. */
+typedef struct {
+    vec x[CHUNK], delta[CHUNK], write[CHUNK], y[CHUNK], d_y[CHUNK], d_x[CHUNK];
+    vec *states, *factors, *d_state, *d_decay, *for_B, *for_C;
+} Chunk;
+#define CHUNK_VECTORS(n_state) ((2 * CHUNK + 5) * (n_state))
+
+/* Run a chunk again, this time remembering its states. */
+INLINE void rerun(const Scan *a, Chunk *c, int64_t from, int64_t past, int read_only, int64_t e,
+                  int n, int n_state) {
+    for (int64_t t = from, r = 0; t < past; t++, r++) {
+        vec step = load(a->delta + t * a->delta_stride + e, n);
+        c->delta[r] = a->softplus ? softplus_(step) : step;
+        c->x[r] = load(a->x + t * a->x_stride + e, n);
+        c->write[r] = c->delta[r] * c->x[r];
+    }
+    for (int64_t t = from, r = 0; t < past; t++, r++) {
+        const float *B = a->B + t * a->B_stride, *C = a->C + t * a->C_stride;
+        vec *h = c->states + r * n_state, *factor = c->factors + r * n_state;
+        vec read[4] = {all(0.0f), all(0.0f), all(0.0f), all(0.0f)};
+        FOR_STATES(i, n_state, {
+            vec next = h[i];
+            if (!(read_only && r == 0)) {
+                factor[i] = exp2_(c->delta[r] * load(a->decay + i * a->width + e, n));
+                next = fma_(factor[i], next, c->write[r] * all(B[i]));
+            }
+            h[i + n_state] = next;
+            read[i & 3] = fma_(all(C[i]), next, read[i & 3]);
+        });
+        c->y[r] = (read[0] + read[1]) + (read[2] + read[3]);
+    }
+}
+
+/* Through the gate, row by row: the gradients of y, of x by the skip, of D and of the gate. */
+INLINE void gate_adjoint(const Scan *a, const Gradients *g, Chunk *c, int64_t from, int64_t past,
+                         int64_t e, int n) {
+    vec d_D = all(0.0f);
+    for (int64_t t = from, r = 0; t < past; t++, r++) {
+        vec d_out = g->out ? load(g->out + t * a->width + e, n) : all(0.0f);
+        c->d_y[r] = d_out;
+        c->d_x[r] = all(0.0f);
+        if (!a->gate) continue;
+        vec gate = load(a->gate + t * a->gate_stride + e, n), D = load(a->D + e, n);
+        vec open = sigmoid_(gate), silu = silu_(gate);
+        vec slope = open * fma_(gate, all(1.0f) - open, all(1.0f));
+        store(g->gate + t * a->width + e, d_out * fma_(D, c->x[r], c->y[r]) * slope, n);
+        c->d_y[r] = d_out * silu;
+        c->d_x[r] = c->d_y[r] * D;
+        d_D = fma_(c->d_y[r], c->x[r], d_D);
+    }
+    if (a->gate) store(g->D + e, load(g->D + e, n) + d_D, n);
+}
+
+INLINE void adjoint_lanes(const Scan *a, const Gradients *g, Chunk *c, int64_t s, int64_t from,
+                          int64_t past, int read_only, int64_t keep_past, const float *before,
+                          int64_t e, int n, int n_state) {
+    const int64_t plane = a->width * n_state, slab = e / SLAB * a->n_rows;
+    const int is_last = past == a->starts[s + 1];
+    const float *after = is_last ? g->end : g->h_start;
+    FOR_STATES(i, n_state, {
+        c->states[i] = load(before + i * a->width + e, n);
+        c->d_state[i] = after ? load(after + s * plane + i * a->width + e, n) : all(0.0f);
+        c->d_decay[i] = all(0.0f);
+    });
+    rerun(a, c, from, past, read_only, e, n, n_state);
+    gate_adjoint(a, g, c, from, past, e, n);
+    for (int64_t t = past - 1; t >= from; t--) {
+        const int64_t r = t - from;
+        const float *B = a->B + t * a->B_stride, *C = a->C + t * a->C_stride;
+        const vec *h = c->states + r * n_state, *factor = c->factors + r * n_state;
+        if (keep_past && a->keep[keep_past - 1] == t) {
+            keep_past--;
+            if (g->kept)
+                for (int i = 0; i < n_state; i++)
+                    c->d_state[i] += load(g->kept + keep_past * plane + i * a->width + e, n);
+        }
+        vec d_y = c->d_y[r], d_write = all(0.0f), d_power = all(0.0f);
+        const int written = !(read_only && r == 0);
+        FOR_STATES(i, n_state, {
+            c->for_C[i] = d_y * h[i + n_state];
+            vec d = fma_(d_y, all(C[i]), c->d_state[i]);
+            if (written) {
+                c->for_B[i] = d * c->write[r];
+                d_write = fma_(d, all(B[i]), d_write);
+                d = d * factor[i];
+                vec exponent = d * h[i];
+                d_power = fma_(exponent, load(a->decay + i * a->width + e, n), d_power);
+                c->d_decay[i] = fma_(exponent, c->delta[r], c->d_decay[i]);
+            }
+            c->d_state[i] = d;
+        });
+        add_sums(g->C + (slab + t) * n_state, c->for_C, n_state);
+        if (written) add_sums(g->B + (slab + t) * n_state, c->for_B, n_state);
+        store(g->x + t * a->width + e, fma_(d_write, c->delta[r], c->d_x[r]), n);
+        vec d_delta = fma_(d_write, c->x[r], d_power * all(LN_2));
+        if (a->softplus)
+            d_delta = d_delta * sigmoid_(load(a->delta + t * a->delta_stride + e, n));
+        store(g->delta + t * a->width + e, d_delta, n);
+    }
+    FOR_STATES(i, n_state, {
+        float *total = g->decay + i * a->width + e;
+        store(total, fma_(c->d_decay[i], all(LN_2), load(total, n)), n);
+        store(g->h_start + s * plane + i * a->width + e, c->d_state[i], n);
+    });
+}
+
+INLINE void adjoint_all(const Scan *a, const Gradients *g, Chunk *c, int64_t first, int64_t past,
+                        int n_state) {
+    const int64_t plane = a->width * n_state;
+    int64_t keep_past = a->n_keep, checkpoint = 0;
+    for (int64_t s = 0; s < a->n_segments; s++) checkpoint += checkpoints_in(a, s);
+    for (int64_t s = a->n_segments - 1; s >= 0; s--)
+        for (int64_t chunk = checkpoints_in(a, s); chunk >= 0; chunk--) {
+            const int64_t from = a->starts[s] + chunk * CHUNK, last = a->starts[s + 1];
+            const int64_t until = from + CHUNK < last ? from + CHUNK : last;
+            const float *before =
+                chunk ? a->checkpoints + --checkpoint * plane : a->h_start + s * a->h_stride;
+            const int read_only = !chunk && a->given && a->given[s];
+            FOR_CHANNELS_(first, past, !UNROLLED(n_state), e, n,
+                         adjoint_lanes(a, g, c, s, from, until, read_only, keep_past, before, e, n,
+                                       n_state));
+            while (keep_past && a->keep[keep_past - 1] >= from) keep_past--;
+        }
+}
+
+/* `a` as in the forward run, with its checkpoints; `first` is a multiple of SLAB. */
+EXPORT int mt_scan_backward(const Scan *a, const Gradients *g, int64_t first, int64_t past) {
+    const int64_t n_state = a->n_state;
+    vec *vectors = scratch(CHUNK_VECTORS(n_state));
+    if (!vectors) return 3;
+    Chunk c;
+    c.states = vectors;
+    c.factors = c.states + (CHUNK + 1) * n_state;
+    c.d_state = c.factors + CHUNK * n_state;
+    c.d_decay = c.d_state + n_state;
+    c.for_B = c.d_decay + n_state;
+    c.for_C = c.for_B + n_state;
+    const int64_t rest = unrolled_past(a, first, past);
+    if (rest > first) adjoint_all(a, g, &c, first, rest, 16);
+    if (rest < past) adjoint_all(a, g, &c, rest, past, (int)n_state);
+    free(vectors);
     return 0;
 }
