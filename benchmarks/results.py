@@ -13,16 +13,16 @@ FOLDER = Path(__file__).parent / "results"
 COMPARED = ("mechtest", "mamba-lens", "transformer-lens", "transformers", "torch")
 
 
-def versions() -> dict[str, str]:
+def versions(names: Sequence[str] = COMPARED) -> dict[str, str]:
     """Return the versions that the figures depend on, without local build suffixes."""
-    found = {name: importlib.metadata.version(name).partition("+")[0] for name in COMPARED}
+    found = {name: importlib.metadata.version(name).partition("+")[0] for name in names}
     return {"python": platform.python_version(), **found}
 
 
-def write(name: str, data: Mapping[str, Any]) -> None:
+def write(name: str, data: Mapping[str, Any], compared: Sequence[str] = COMPARED) -> None:
     """Write one result file; a number that is not finite is an error."""
     FOLDER.mkdir(exist_ok=True)
-    text = json.dumps({"versions": versions(), **data}, indent=1, allow_nan=False)
+    text = json.dumps({"versions": versions(compared), **data}, indent=1, allow_nan=False)
     (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
