@@ -85,3 +85,60 @@ def test_the_package_runs_as_a_module():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("mechtest ")
+
+
+# What a worker does before it can answer a claim.
+WORKER = """
+import sys
+import mechtest as mt
+import mechtest.plugin
+model = mt.HookedMamba.from_pretrained("fixtures/zoo/prose/seed0/step-02500")
+prompts = mt.PromptPairs.from_jsonl("fixtures/prompts/gender.jsonl")
+encoded = prompts.encode(model.tokenizer)
+model(model.to_tokens(["The king", "Emma gave an apple to"]))
+mt.assert_necessary
+{then}
+for name in {unwanted}:
+    if name in sys.modules:
+        print(name)
+print("done")
+"""
+UNWANTED = [
+    "huggingface_hub",
+    "jinja2",
+    "matplotlib",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "statsmodels",
+    "sympy",
+    "torch._dynamo",
+    "torch._inductor",
+    "transformers",
+]
+
+
+def imported_by_a_worker(then=""):
+    """Return which of the unwanted modules a worker has imported when it is ready."""
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER.format(then=then, unwanted=UNWANTED)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    *found, last = done.stdout.splitlines()
+    assert last == "done"
+    return found
+
+
+def test_a_worker_is_ready_without_slow_imports():
+    assert imported_by_a_worker() == []
+
+
+def test_the_check_catches_an_import_that_sneaks_in():
+    found = imported_by_a_worker("model.tokenizer.get_vocab()")
+    assert "transformers" in found
+    assert "huggingface_hub" in found
