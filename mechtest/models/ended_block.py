@@ -26,6 +26,7 @@ MADE_FROM = {
 """Hooks that can be rebuilt without having been read, and what they are computed from."""
 
 COMPARED: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("hook_normalized_input", ("hook_layer_input",), ("rms_norm", "packed_rms_norm")),
     ("hook_conv", ("hook_in_proj",), ("conv", "packed_conv")),
     ("hook_ssm_input", ("hook_conv",), ("silu", "packed_silu")),
     ("hook_delta", ("hook_delta_2",), ("softplus", "packed_softplus")),
@@ -194,11 +195,12 @@ class EndedBlock:
 
     def _weights(self, hook: str) -> list[torch.Tensor]:
         """Return copies: a recipe does not follow the weights when they are trained on."""
-        mixer = self._block.mixer
-        if hook == "hook_conv":
-            found = [mixer.conv1d.weight, mixer.conv1d.bias]
-        else:
-            found = [mixer.D] if hook == "hook_ssm_output" else []
+        norm, mixer = self._block.norm, self._block.mixer
+        found = {
+            "hook_normalized_input": (norm.weight, torch.tensor(norm.eps, dtype=torch.float64)),
+            "hook_conv": (mixer.conv1d.weight, mixer.conv1d.bias),
+            "hook_ssm_output": (mixer.D,),
+        }.get(hook, ())
         return [weight.detach().clone() for weight in found if weight is not None]
 
 

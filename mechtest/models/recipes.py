@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from mechtest.kernels import causal_conv
 from mechtest.kernels.segments import (
     conv_segments,
+    rms_norm_rows,
     silu_rows,
     softplus_rows,
 )
@@ -52,6 +53,21 @@ class Recipe:
 
 
 # --- one expression each, spelled as the block spells it: the same bits come out ------------------
+
+
+def _rms_norm(
+    _: Recipe, rows: torch.Tensor, weight: torch.Tensor, eps: torch.Tensor
+) -> torch.Tensor:
+    wide = rows.to(at_least_float32(rows.dtype))
+    scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + float(eps))
+    return (scaled * weight).to(rows.dtype)
+
+
+def _packed_rms_norm(
+    _: Recipe, rows: torch.Tensor, weight: torch.Tensor, eps: torch.Tensor
+) -> torch.Tensor:
+    packed = rows.reshape(-1, rows.shape[-1])
+    return rms_norm_rows(packed, weight, float(eps)).view(rows.shape)
 
 
 def _conv(_: Recipe, rows: torch.Tensor, weight: torch.Tensor, *bias: torch.Tensor) -> torch.Tensor:
@@ -102,6 +118,8 @@ def _window(recipe: Recipe, rows: torch.Tensor, *before: torch.Tensor) -> torch.
 STEPS: dict[str, Callable[..., torch.Tensor]] = {
     "zeros": lambda recipe, zero: zero.expand(recipe.shape).clone(),
     "masked": lambda _, rows, mask: rows * mask.unsqueeze(-1).to(rows.dtype),
+    "rms_norm": _rms_norm,
+    "packed_rms_norm": _packed_rms_norm,
     "conv": _conv,
     "packed_conv": _packed_conv,
     "silu": lambda _, rows: F.silu(rows),

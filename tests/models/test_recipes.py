@@ -174,7 +174,15 @@ def test_the_large_ones_are_not_kept(model, cache):
         for position in range(N_POS):
             assert f"blocks.{layer}.hook_h.{position}" in names
             assert f"blocks.{layer}.hook_conv_state.{position}" in names
-    for hook in ("conv", "ssm_input", "delta", "ssm_output", "after_skip", "h_start"):
+    for hook in (
+        "normalized_input",
+        "conv",
+        "ssm_input",
+        "delta",
+        "ssm_output",
+        "after_skip",
+        "h_start",
+    ):
         assert f"blocks.1.hook_{hook}" in names
     whole = 3 * N_POS * model.cfg.E * model.cfg.N
     assert all(value.numel() < whole / 2 for value in tensors_in(cache._values.values()))
