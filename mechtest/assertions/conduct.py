@@ -6,14 +6,16 @@ architecture does not force the answer; then the effect, then its rank among con
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 
 import numpy as np
 
 from mechtest.assertions._decide import ControlFinding, Decision, EffectFinding, decide
 from mechtest.assertions.assumptions import assumptions_of
 from mechtest.assertions.control_sets import (
+    Control,
     ControlSets,
     SubspaceSets,
     choose_controls,
@@ -31,7 +33,6 @@ from mechtest.assertions.settling import what_would_settle
 from mechtest.assertions.study import Study
 from mechtest.assertions.terms import Terms
 from mechtest.errors import MechtestError, NonFiniteError
-from mechtest.interventions import Circuit
 from mechtest.records import Controls, Effect, Evidence, Guard, Verdict
 from mechtest.running_claim import RunningClaim
 from mechtest.stats import (
@@ -49,7 +50,9 @@ from mechtest.stats import (
 __all__ = ["Answer", "Begun", "answer", "begin", "finish"]
 
 UNIT = "share of behaviour"
-REPORT_EVERY = 20
+BLOCKS = (8, 8, 16, 32)
+"""Controls measured together, one block after the other; the last size goes on. False claims end
+within the first few, and what a block measures beyond the end of a test is left unused."""
 STILL_REFUTING = 13
 """Third losses later than this refute nothing; a claim that cannot be supported stops there."""
 
@@ -234,19 +237,21 @@ def _rank(begun: Begun, sets: ControlSets, claim: RunningClaim) -> tuple[Control
     assert observed is not None, "the behaviour was tested before"
     test = ControlTest(observed, begun.level, losses=terms.losses, cap=terms.max_controls)
     total = np.zeros(len(measured.moved_part))
-    while test.stop == "running":
-        if not hopeful and test.next_control >= STILL_REFUTING:
-            break  # the effect already keeps the claim from being supported
-        control = sets.draw(test.next_control)
-        moved = _moved_part(question, control.circuits, test.next_control)
-        total += moved
-        effect = cluster_effect(moved, measured.behaviour, study.labels).estimate
-        assert effect is not None, "the behaviour was tested before"
-        test.feed(control.statistic(effect))
-        if test.next_control % REPORT_EVERY == 0:
-            lost = test.summary().at_least_as_extreme
-            note = f"{sets.kind} controls, {lost} as good, stops at {terms.losses}"
-            claim.progress(test.next_control, test.cap, note)
+    most = test.cap if hopeful else min(test.cap, STILL_REFUTING)
+    for block in _blocks(most):  # a hopeless claim needs no more than can still refute it
+        if test.stop != "running":
+            break
+        controls = [sets.draw(number) for number in block]
+        for control, moved in zip(controls, _moved_parts(question, controls, block), strict=True):
+            if test.stop != "running":
+                break
+            total += moved
+            effect = cluster_effect(moved, measured.behaviour, study.labels).estimate
+            assert effect is not None, "the behaviour was tested before"
+            test.feed(control.statistic(effect))
+        lost = test.summary().at_least_as_extreme
+        note = f"{sets.kind} controls, {lost} as good, stops at {terms.losses}"
+        claim.progress(test.next_control, test.cap, note)
     found = test.summary()
     finding = ControlFinding(sets.kind, found, sets.weak, terms.refutation)
     return finding, Controls(
@@ -264,13 +269,31 @@ def _rank(begun: Begun, sets: ControlSets, claim: RunningClaim) -> tuple[Control
     )
 
 
-def _moved_part(question: Question, circuits: Sequence[Circuit], number: int) -> np.ndarray:
-    """Return what a control moves."""
+def _blocks(most: int) -> Iterator[range]:
+    """Yield the numbers of the controls, a block at a time."""
+    start = 0
+    for size in chain(BLOCKS, repeat(BLOCKS[-1])):
+        if start >= most:
+            return
+        yield range(start, min(start + size, most))
+        start += size
+
+
+def _moved_parts(
+    question: Question, controls: Sequence[Control], numbers: range
+) -> list[np.ndarray]:
+    """Return what each control of a block moves."""
     try:
-        return np.asarray(question.moved_part(circuits))
-    except NonFiniteError as error:
-        error.what = f"control {number}: {error.what}"
+        moved = question.moved_parts([control.circuits for control in controls])
+    except NonFiniteError:
+        for number, control in zip(numbers, controls, strict=True):
+            try:
+                question.moved_parts([control.circuits])
+            except NonFiniteError as error:
+                error.what = f"control {number}: {error.what}"
+                raise
         raise
+    return [np.asarray(values) for values in moved]
 
 
 def _excess(

@@ -72,13 +72,19 @@ class Question:
         run = self.study.runner.run(*self._asked(circuits))
         return Measured(self._moved_to(run.logits), self.behaviour(), run)
 
-    def moved_part(self, circuits: Sequence[Circuit]) -> Values:
-        """Return a_i of a control; one that changes nothing has moved nothing.
+    def moved_parts(self, controls: Sequence[Sequence[Circuit]]) -> list[Values]:
+        """Return a_i of some controls; one that changes nothing has moved nothing.
+
+        Args:
+            controls: What each of them edits at once.
 
         Raises:
             NonFiniteError: NaN or infinity; names the prompts.
         """
-        return self._moved_to(self.study.runner.logits_after(*self._asked(circuits)))
+        asked = [self._asked(circuits) for circuits in controls]
+        _, intervention, base = asked[0]
+        circuits = [edited for edited, _, _ in asked]
+        return [self._moved(v) for v in self.study.read_after(circuits, intervention, base)]
 
     def _asked(self, circuits: Sequence[Circuit]) -> tuple[Sequence[Circuit], Intervention, Run]:
         """Return what is edited, how, and in which run."""
@@ -90,7 +96,9 @@ class Question:
         return circuits, self.intervention, "clean"
 
     def _moved_to(self, logits: Tensor) -> Values:
-        value = self.study.read(logits)
+        return self._moved(self.study.read(logits))
+
+    def _moved(self, value: Values) -> Values:
         if self.mode == "ablate":
             return np.asarray(self._clean - value)
         return np.asarray(value - (self._emptied if self.mode == "keep" else self._corrupted))

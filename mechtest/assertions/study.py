@@ -14,11 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechtest.errors import ClaimInvalid, MechtestError, MetricError, NonFiniteError
-from mechtest.interventions import Circuit, Runner, plan_edits
+from mechtest.interventions import Circuit, Intervention, Run, Runner, plan_edits
 from mechtest.models import HookedMamba
 from mechtest.records import ModelIdentity
 from mechtest.tasks import (
     METRICS,
+    AnswerIds,
     ConfirmationPairs,
     DiscoveryPairs,
     EncodedPairs,
@@ -103,6 +104,35 @@ class Study:
             values = _array(self.metric(logits, self.pairs))
         self._require_numbers(values)
         return values
+
+    def read_after(
+        self, controls: Sequence[Sequence[Circuit]], intervention: Intervention, base: Run
+    ) -> list[Values]:
+        """Return the metric after each of some interventions.
+
+        Where the metric looks at answers and foils alone, no other logits are computed.
+
+        Raises:
+            MetricError, NonFiniteError: As `read`.
+        """
+        if not getattr(self.metric, "answers_only", False) or self._within is not None:
+            found = self.runner.logits_after(controls, intervention, base)
+            return [self.read(logits) for logits in found]
+        columns, answers = self._answer_columns
+        found = self.runner.logits_after(controls, intervention, base, columns=columns)
+        values = [_array(self.metric(logits, answers)) for logits in found]
+        for one in values:
+            self._require_numbers(one)
+        return values
+
+    @property
+    def _within(self) -> int | None:
+        return getattr(self.metric, "vocabulary", None)
+
+    @cached_property
+    def _answer_columns(self) -> tuple[Tensor, AnswerIds]:
+        """Return the tokens that are an answer or foil of any prompt, and answers among them."""
+        return self.pairs.answers.among_themselves()
 
     def _require_numbers(self, values: np.ndarray) -> None:
         ids = self.pairs.ids

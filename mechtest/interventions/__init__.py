@@ -7,12 +7,13 @@ that means for given prompts, `run` carries it out. Faster executors replace the
 from mechtest.interventions.circuit import Circuit
 from mechtest.interventions.fit import collect_activations, fit_means, fit_spectrum
 from mechtest.interventions.plan import PlannedEdit, plan_edits
-from mechtest.interventions.run import InterventionRun, Runner
+from mechtest.interventions.run import ENGINES, Engine, InterventionRun, Runner
 from mechtest.interventions.spec import (
     Intervention,
     MeanAblation,
     NoiseAblation,
     Patch,
+    Places,
     ResampleAblation,
     Run,
     Steer,
@@ -21,12 +22,15 @@ from mechtest.interventions.spec import (
 from mechtest.interventions.subspace import Subspace
 
 __all__ = [
+    "ENGINES",
     "Circuit",
+    "Engine",
     "Intervention",
     "InterventionRun",
     "MeanAblation",
     "NoiseAblation",
     "Patch",
+    "Places",
     "PlannedEdit",
     "ResampleAblation",
     "Run",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 
 from mechtest.errors import PositionError, ShapeError
 from mechtest.interventions.circuit import Circuit
@@ -34,6 +35,38 @@ class PlannedEdit:
         """Return the positions at which any prompt is edited."""
         assert self.where is not None
         return self.where.any(0).nonzero().flatten().tolist()
+
+    @cached_property
+    def places(self) -> tuple[Int64[torch.Tensor, " place"], Int64[torch.Tensor, " place"]]:
+        """Prompt and column of every place meant, in order."""
+        assert self.where is not None
+        prompt, column = self.where.cpu().nonzero(as_tuple=True)
+        return prompt, column
+
+    @cached_property
+    def edited(self) -> Bool[torch.Tensor, " prompt"]:
+        """Whether a prompt is edited anywhere."""
+        assert self.where is not None
+        return self.where.cpu().any(1)
+
+    @cached_property
+    def first_columns(self) -> Int64[torch.Tensor, " prompt"]:
+        """First column edited in each prompt; its last one where none is."""
+        assert self.where is not None
+        last = torch.tensor(self.where.shape[1] - 1)
+        return torch.where(self.edited, self.where.cpu().int().argmax(1), last)
+
+    def of_prompts(self, start: int, stop: int) -> PlannedEdit:
+        """Return the part of the plan for some of the prompts."""
+        assert self.where is not None
+        key = (start, stop)
+        if key not in self._parts:
+            self._parts[key] = PlannedEdit(self.site, self.where[start:stop])
+        return self._parts[key]
+
+    @cached_property
+    def _parts(self) -> dict[tuple[int, int], PlannedEdit]:
+        return {}
 
 
 def plan_edits(

@@ -14,11 +14,26 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Int64
 
 from mechtest.errors import MetricError, ShapeError
-from mechtest.sites import Site
 
 Run = Literal["clean", "corrupted"]
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where some rows stand.
+
+    Attributes:
+        prompt: Index of each row's prompt in the whole set.
+        from_end: Its position, counted from the end of the prompt: 1 is the last token. Padding and
+            the position a run starts at stand before, and change nothing. 0 where the hook has
+            no positions.
+    """
+
+    prompt: Int64[torch.Tensor, " row"]
+    from_end: Int64[torch.Tensor, " row"]
 
 
 class Intervention(ABC):
@@ -37,15 +52,15 @@ class Intervention(ABC):
 
     @abstractmethod
     def replacement(
-        self, value: torch.Tensor, reference: torch.Tensor | None, site: str, rows: torch.Tensor
+        self, value: torch.Tensor, reference: torch.Tensor | None, site: str, places: Places
     ) -> torch.Tensor:
         """Return what stands in the place of `value`.
 
         Args:
-            value: Activations at one position, "prompt ..." (or "prompt pos ...").
+            value: Activations, "row ...": one row for each prompt and position that is edited.
             reference: The source run's, shaped alike.
             site: Hook name without position, for interventions that know values by site.
-            rows: Index of each prompt in the whole set, so that randomness is keyed by prompt.
+            places: Which prompt and position each row is, so that randomness is keyed by them.
         """
 
 
@@ -74,10 +89,10 @@ class Patch(Intervention):
         return twin
 
     def replacement(
-        self, value: torch.Tensor, reference: torch.Tensor | None, site: str, rows: torch.Tensor
+        self, value: torch.Tensor, reference: torch.Tensor | None, site: str, places: Places
     ) -> torch.Tensor:
         """Return the reference."""
-        del value, site, rows
+        del value, site, places
         assert reference is not None
         return reference
 
@@ -102,10 +117,10 @@ class ZeroAblation(Intervention):
     name: str = "zero"
 
     def replacement(
-        self, value: torch.Tensor, reference: torch.Tensor | None, site: str, rows: torch.Tensor
+        self, value: torch.Tensor, reference: torch.Tensor | None, site: str, places: Places
     ) -> torch.Tensor:
         """Return zeros."""
-        del reference, site, rows
+        del reference, site, places
         return torch.zeros_like(value)
 
 
@@ -121,10 +136,10 @@ class MeanAblation(Intervention):
     name: str = "mean"
 
     def replacement(
-        self, value: torch.Tensor, reference: torch.Tensor | None, site: str, rows: torch.Tensor
+        self, value: torch.Tensor, reference: torch.Tensor | None, site: str, places: Places
     ) -> torch.Tensor:
         """Return the site's mean for every prompt."""
-        del reference, rows
+        del reference, places
         if site not in self.means:
             raise MetricError(
                 f"no mean was fitted for {site}",
@@ -150,20 +165,15 @@ class NoiseAblation(Intervention):
     name: str = "noise"
 
     def replacement(
-        self, value: torch.Tensor, reference: torch.Tensor | None, site: str, rows: torch.Tensor
+        self, value: torch.Tensor, reference: torch.Tensor | None, site: str, places: Places
     ) -> torch.Tensor:
         """Return the value plus noise."""
         del reference
-        noise = torch.stack([self._draw(value[0], site, int(row)) for row in rows])
+        keys = zip(places.prompt.tolist(), places.from_end.tolist(), strict=True)
+        noise = torch.stack(
+            [self._keyed(value.shape[1:], f"{self.seed}|{site}|{row}|-{end}") for row, end in keys]
+        )
         return value + self.std * noise.to(value)
-
-    def _draw(self, like: torch.Tensor, site: str, row: int) -> torch.Tensor:
-        if Site.parse(site).spec.position_axis is None:
-            return self._keyed(like.shape, f"{self.seed}|{site}|{row}")
-        # Counted from the end: padding and the position a run starts at stand before.
-        ends = range(len(like), 0, -1)
-        draws = [self._keyed(like.shape[1:], f"{self.seed}|{site}|{row}|-{end}") for end in ends]
-        return torch.stack(draws)
 
     def _keyed(self, shape: torch.Size, key: str) -> torch.Tensor:
         # A number from the key alone: the same noise in any batch, order and process.
@@ -186,10 +196,10 @@ class Steer(Intervention):
     name: str = "steer"
 
     def replacement(
-        self, value: torch.Tensor, reference: torch.Tensor | None, site: str, rows: torch.Tensor
+        self, value: torch.Tensor, reference: torch.Tensor | None, site: str, places: Places
     ) -> torch.Tensor:
         """Return the value plus the direction."""
-        del reference, rows
+        del reference, places
         features = value.shape[-self.direction.ndim :]
         if tuple(features) != tuple(self.direction.shape):
             raise ShapeError(

@@ -68,6 +68,19 @@ class AnswerIds:
         names = tuple(self.ids[index] for index in picked.tolist()) if self.ids else ()
         return AnswerIds(self.answer_ids[picked], self.foil_ids[picked], names)
 
+    def among_themselves(self) -> tuple[Tensor, "AnswerIds"]:
+        """Return all tokens that are an answer or a foil, and these rows as indices into them.
+
+        For metrics that look at nothing else: their logits alone need computing.
+        """
+        tokens = torch.cat([self.answer_ids, self.foil_ids], 1).unique()
+        tokens = tokens[tokens != NO_TOKEN]
+        places = [
+            torch.where(ids == NO_TOKEN, NO_TOKEN, torch.searchsorted(tokens, ids))
+            for ids in (self.answer_ids, self.foil_ids)
+        ]
+        return tokens, AnswerIds(places[0], places[1], self.ids)
+
     def name(self, prompt: int) -> str:
         """Return how to call a prompt in a message."""
         return f"prompt {prompt} ({self.ids[prompt]!r})" if self.ids else f"prompt {prompt}"

@@ -90,6 +90,7 @@ class NamedMetric:
         sign: What larger values mean.
         formula: From what was read at one position to one value a prompt.
         needs_reference: Whether it compares with the logits of another run.
+        answers_only: Whether the logits of answers and foils are all it looks at.
         vocabulary: Number of real tokens where the head has rows of padding behind them; None
             takes all logits. See `within`.
     """
@@ -99,6 +100,7 @@ class NamedMetric:
     sign: str
     formula: Formula
     needs_reference: bool = False
+    answers_only: bool = False
     vocabulary: int | None = None
 
     def __call__(
@@ -224,6 +226,7 @@ logit_difference = NamedMetric(
     "logits",
     "positive: the answer is preferred to the foil; log-odds of answer against foil",
     _logit_difference,
+    answers_only=True,
 )
 """logit[answer] - logit[foil]; for sets logsumexp over answers minus logsumexp over foils.
 

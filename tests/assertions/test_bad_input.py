@@ -123,14 +123,19 @@ def test_a_control_that_is_not_finite_is_named(monkeypatch):
 
 
 def test_a_control_whose_run_is_not_finite_is_named(monkeypatch):
-    after = Runner.logits_after
-    count = []
+    after, draw = Runner.logits_after, ChannelSets.draw
+    drawn = {}
 
-    def spoilt(self, circuits, intervention, base="clean"):
-        found = after(self, circuits, intervention, base)
-        count.append(1)
-        return found * torch.nan if len(count) == 5 else found  # controls 0 to 3 came before
+    def noted(self, number):
+        drawn[number] = draw(self, number)
+        return drawn[number]
 
+    def spoilt(self, circuits, *args, **kwargs):
+        found = after(self, circuits, *args, **kwargs)
+        bad = [one is drawn[4].circuits for one in circuits]
+        return torch.where(torch.tensor(bad)[:, None, None], torch.nan, found)
+
+    monkeypatch.setattr(ChannelSets, "draw", noted)
     monkeypatch.setattr(Runner, "logits_after", spoilt)
     record = check_necessary(prose(), LAYER, prompts(), level=LEVEL)
     assert (record.verdict, record.binding) == ("invalid", "MT305")

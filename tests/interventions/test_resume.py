@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 
 from mechtest.errors import NothingChangedError
 from mechtest.interventions import (
+    ENGINES,
     Circuit,
     NoiseAblation,
     Patch,
+    Places,
     ResampleAblation,
     Runner,
     Steer,
@@ -26,19 +28,24 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 
 
 def whole(model, pairs):
-    """Return a runner that always starts from the first token."""
-    runner = Runner(model, pairs)
-    runner._first_column = lambda plan: 0
+    """Return a runner that runs all of every prompt, through hooks."""
+    runner = Runner(model, pairs, engine="hooked")
+    runner._hooked.first_column = lambda variant: 0
     return runner
 
 
 def largest_difference(model, pairs, circuit, intervention, base="clean"):
-    resumed = Runner(model, pairs)
-    ours = resumed.run(circuit, intervention, base)
+    """Return how far the two that resume are from one that does not, and the hooked one."""
+    resumed = Runner(model, pairs, engine="hooked")
     theirs = whole(model, pairs).run(circuit, intervention, base)
-    assert torch.equal(ours.changed, theirs.changed)
     scale = theirs.logits.abs().max().clamp(min=1)
-    return float((ours.logits - theirs.logits).abs().max() / scale), resumed
+    off = []
+    for runner in (resumed, Runner(model, pairs, engine="packed", memory=2**18)):
+        ours = runner.run(circuit, intervention, base)
+        assert torch.equal(ours.changed, theirs.changed)
+        assert torch.equal(ours.moved, theirs.moved)
+        off.append(float((ours.logits - theirs.logits).abs().max() / scale))
+    return max(off), resumed._hooked
 
 
 # --- random models, prompts of several lengths -------------------------------------------------
@@ -113,11 +120,12 @@ def test_noise_does_not_depend_on_what_stands_before(pairs):
     assert alone.clean_tokens.shape[1] < pairs.clean_tokens.shape[1]
     own = Runner(prose(), alone).run(circuit, noise).logits
     assert torch.allclose(together[:1], own, atol=1e-4)
-    value = torch.zeros(1, 4, 64)
-    drawn = noise.replacement(value, None, "blocks.1.hook_resid_pre", torch.tensor([0]))[0]
+    places = Places(torch.zeros(4, dtype=torch.int64), torch.tensor([4, 3, 2, 1]))
+    drawn = noise.replacement(torch.zeros(4, 64), None, "blocks.1.hook_resid_pre", places)
     assert not torch.allclose(drawn[0], drawn[1])
-    shorter = noise.replacement(value[:, 1:], None, "blocks.1.hook_resid_pre", torch.tensor([0]))
-    assert torch.equal(shorter[0], drawn[1:])
+    later = Places(places.prompt[1:], places.from_end[1:])
+    shorter = noise.replacement(torch.zeros(3, 64), None, "blocks.1.hook_resid_pre", later)
+    assert torch.equal(shorter, drawn[1:])
 
 
 # --- the zoo -----------------------------------------------------------------------------------
@@ -165,11 +173,11 @@ def test_a_prompt_without_a_token_before_the_edit_starts_from_the_front():
     """The shortest prompt begins where the longest is edited: no prefix is there for it."""
     model = tiny_model(dtype="float64")
     pairs = tiny_pairs(model, [9, 3], 0)
-    runner = Runner(model, pairs)
+    runner = Runner(model, pairs, engine="hooked")
     runner.run(Circuit("blocks.0.hook_h@-3"), ResampleAblation())
-    assert {column for _, _, column in runner._prefixes} == {0}
+    assert {column for _, _, column in runner._hooked._prefixes} == {0}
     runner.run(Circuit("blocks.0.hook_h@-2"), ResampleAblation())
-    assert 7 in {column for _, _, column in runner._prefixes}
+    assert 7 in {column for _, _, column in runner._hooked._prefixes}
 
 
 def test_logits_after_are_those_of_the_run(pairs):
@@ -177,8 +185,9 @@ def test_logits_after_are_those_of_the_run(pairs):
     for sites in (["blocks.0.state@last"], ["blocks.0.state@S2", "blocks.1.state@last"]):
         circuit = Circuit(*sites)
         run = Runner(prose(), pairs).run(circuit, Patch()).logits
-        after = Runner(prose(), pairs).logits_after([circuit], Patch())
-        assert torch.allclose(run, after, atol=1e-4)
+        for engine in ENGINES:
+            (after,) = Runner(prose(), pairs, engine=engine).logits_after([[circuit]], Patch())
+            assert torch.allclose(run, after, atol=1e-4)
 
 
 def test_several_circuits_at_once_are_one_circuit_with_their_sites(pairs):
@@ -221,5 +230,5 @@ def test_a_prefix_is_run_once_for_many_interventions(pairs):
     runner.run(Circuit("blocks.0.state@last"), Patch())
     first = runner.forward_passes
     for channel in range(5):
-        runner.logits_after([Circuit("blocks.0.state@last", channels=[channel])], Patch())
-    assert runner.forward_passes == first + 5 or runner.forward_passes == first + 6
+        runner.logits_after([[Circuit("blocks.0.state@last", channels=[channel])]], Patch())
+    assert runner.forward_passes == first + 5

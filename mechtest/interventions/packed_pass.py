@@ -1,0 +1,478 @@
+"""How do many jobs go through the model together, each from its own layer and position on?
+
+All jobs in flight stand below one another in one matrix; a layer is one product per projection for
+all of them. Jobs enter at their layer with what the unedited run had there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int64
+
+from mechtest.interventions.base_run import BaseNeeds, BaseRun
+from mechtest.interventions.jobs import Jobs, RowEdit
+from mechtest.interventions.spec import Places
+from mechtest.models import HookedMamba, PackedBlock, Steps, Workspace
+from mechtest.models.block import MambaBlock
+from mechtest.models.packed_block import BOTH_ENDS
+from mechtest.sites import Site
+
+__all__ = ["PackedPass", "Reader"]
+
+STATE_HOOKS = frozenset({"hook_h", "hook_conv_state"})
+
+
+@dataclass(eq=False)
+class Reader:
+    """Keeps what `BaseNeeds` asks for while an unedited run passes by."""
+
+    needs: BaseNeeds
+    rows: Int64[torch.Tensor, " kept"]
+    sites: dict[tuple[int, str], list[tuple[Site, torch.Tensor]]]
+    resid: dict[int, torch.Tensor] = field(default_factory=dict)
+    h: list[torch.Tensor] = field(default_factory=list)
+    windows: list[torch.Tensor] = field(default_factory=list)
+    values: dict[Site, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class _Entered:
+    """What the unedited run computed for the rows of jobs that enter behind the projections."""
+
+    fused: torch.Tensor
+    steps: Steps | None
+
+
+class PackedPass:
+    """One pass of some jobs through all layers they need.
+
+    Args:
+        model: The model.
+        jobs: What is computed.
+        tokens: Of the batch, "prompt pos".
+        workspace: Where large results go.
+        base: The run intervened in; None for an unedited run from the first token on.
+        edits: What is changed.
+        references: Activations of the source run by planned edit, "place ...", by `id`.
+        places: Prompt and position of every planned place, by `id` of the planned edit.
+        apply: False visits the same rows, so that results agree to the last bit, and edits nothing.
+        touched: "prompt"; set where an activation was changed, unless None.
+        reader: Keeps activations of an unedited run.
+    """
+
+    def __init__(
+        self,
+        model: HookedMamba,
+        jobs: Jobs,
+        tokens: Int64[torch.Tensor, "prompt pos"],
+        workspace: Workspace,
+        *,
+        base: BaseRun | None = None,
+        edits: Sequence[RowEdit] = (),
+        references: dict[int, torch.Tensor] | None = None,
+        places: dict[int, Places] | None = None,
+        apply: bool = True,
+        touched: Bool[torch.Tensor, " prompt"] | None = None,
+        reader: Reader | None = None,
+    ) -> None:
+        self.model, self.jobs, self.tokens = model, jobs, tokens
+        self.workspace, self.base, self.reader = workspace, base, reader
+        self.references, self.places = references or {}, places or {}
+        self.apply, self.touched = apply, touched
+        self.device = model.device
+        self.row_layers = 0
+        self._entered: _Entered | None = None
+        self._edits: dict[tuple[int, str], list[RowEdit]] = {}
+        for edit in edits:
+            self._edits.setdefault((edit.layer, edit.planned.site.hook), []).append(edit)
+
+    def run(self) -> Float[torch.Tensor, "job d_model"]:
+        """Return the residual stream after the last layer, at each job's last position."""
+        jobs, cfg = self.jobs, self.model.cfg
+        self._resid = self.workspace.take("resid", jobs.n_rows, cfg.d_model)
+        self._fused = self.workspace.take("fused", jobs.n_rows, 2 * cfg.E)
+        first = int(jobs.layer.min()) if len(jobs) else 0
+        last_rows = (jobs.starts[1:] - 1).to(self.device)
+        for layer in range(first, cfg.n_layer):
+            if layer == cfg.n_layer - 1 and not self._looked_at(layer) & BOTH_ENDS:
+                return self._last_layer(layer, last_rows)
+            self._layer(layer)
+        return self._resid[last_rows]
+
+    # --- one layer -------------------------------------------------------------------------------
+
+    def _layer(self, layer: int) -> None:
+        jobs = self.jobs
+        block = self._block(layer)
+        count = jobs.in_flight(layer)
+        resid, fused = self._arrive(layer, block, whole=True)
+        gate = fused[:, block.cfg.E :]
+        steps = self._steps(layer, block, fused[:, : block.cfg.E])
+        out = self._recur(layer, block, steps, gate)
+
+        def visit(hook: str, value: torch.Tensor) -> None:
+            self._visit(layer, hook, value)
+
+        block.add_to(resid, block.gated(out, steps.x, gate, visit), visit)
+        self.row_layers += int(jobs.starts[count])
+
+    def _last_layer(self, layer: int, last_rows: torch.Tensor) -> torch.Tensor:
+        """Run the last layer: only the last position goes on from its recurrence."""
+        block = self._block(layer)
+        resid, inner = self._arrive(layer, block, whole=False)
+        steps = self._steps(layer, block, inner)
+        out = self._recur(layer, block, steps, None)
+        resid = resid[last_rows]
+        gated = block.last_gated(resid, steps.x[last_rows], out[last_rows])
+        block.add_to(resid, gated, _ignore)
+        self.row_layers += self.jobs.n_rows
+        return resid
+
+    def _arrive(
+        self, layer: int, block: PackedBlock, *, whole: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return residual rows and projections of all rows in flight, loading what enters here.
+
+        Args:
+            layer: Block.
+            block: Its weights.
+            whole: False leaves the gate out.
+        """
+        jobs = self.jobs
+        rows = int(jobs.starts[jobs.in_flight(layer)])
+        projected = int(jobs.starts[jobs.in_flight(layer, 0)])
+        entering = jobs.entering(layer)
+        resid = self._resid[:rows]
+        if entering:
+            start = int(jobs.starts[entering.start])
+            resid[start:] = self._entering_resid(layer, start, rows)
+
+        def visit(hook: str, value: torch.Tensor) -> None:
+            self._visit(layer, hook, value)
+
+        if layer == 0:
+            visit("hook_embed", resid[:projected])
+        visit("hook_resid_pre", resid[:projected])
+        if self.reader is not None and layer in self.reader.needs.resid:
+            self.reader.resid[layer] = resid.clone()
+        width = 2 * block.cfg.E if whole else block.cfg.E
+        fused = self._fused[:rows] if whole else self.workspace.take("inner", rows, width)
+        if projected:
+            block.project_in(resid[:projected], fused[:projected], visit)
+        if rows > projected:
+            index = self._enter_behind(layer, block, projected, rows, whole=whole)
+            assert self._entered is not None
+            torch.index_select(self._entered.fused, 0, index, out=fused[projected:])
+        return resid, fused
+
+    def _entering_resid(self, layer: int, start: int, stop: int) -> torch.Tensor:
+        jobs = self.jobs
+        prompt, column = jobs.prompt_of_row[start:stop], jobs.column_of_row[start:stop]
+        if layer == 0:
+            tokens = self.tokens[prompt.to(self.device), column.to(self.device)]
+            return self.model.embedding(tokens)
+        assert self.base is not None
+        return self.base.resid[layer][self.base.rows(prompt, column).to(self.device)]
+
+    def _enter_behind(
+        self, layer: int, block: PackedBlock, start: int, stop: int, *, whole: bool
+    ) -> torch.Tensor:
+        """Compute what the unedited run has for the rows that enter behind the projections.
+
+        Each token is computed once, however many jobs start from it.
+
+        Returns:
+            For each of those rows, its place among what was computed.
+        """
+        jobs, base = self.jobs, self.base
+        assert base is not None
+        prompt, column = jobs.prompt_of_row[start:stop], jobs.column_of_row[start:stop]
+        source = base.rows(prompt, column)
+        unique, index = source.unique(return_inverse=True)
+        first = torch.ones(len(unique), dtype=torch.bool)
+        first[1:] = unique[1:] != unique[:-1] + 1
+        home = torch.searchsorted(base.starts, unique, right=True) - 1
+        first[1:] |= home[1:] != home[:-1]
+        begins = first.nonzero().flatten()
+        starts = torch.cat([begins, torch.tensor([len(unique)])])
+        resid = base.resid[layer][unique.to(self.device)]
+        fused = self.workspace.take("entered", len(unique), self._fused.shape[1])
+        block.project_in(resid, fused, _ignore)
+        inner = fused[:, : block.cfg.E]
+        steps = None
+        if jobs.in_flight(layer) > jobs.in_flight(layer, 1):
+            where = home[begins], unique[begins] - base.starts[home[begins]]
+            slot = base.slot_before(where[0], where[1] + base.first[where[0]])
+            windows = base.windows[layer][slot.to(self.device)]
+            x = block.convolve(inner, windows, starts, _ignore)
+            steps = _empty_steps(self.workspace, "entered", len(unique), block)
+            steps.x.copy_(x)
+            raw = block.parameters(steps.x, steps, _ignore)
+            steps = Steps(steps.x, steps.delta, steps.B, steps.C, raw)
+        self._entered = _Entered(fused if whole else inner, steps)
+        self._entered_index = index.to(self.device)
+        return self._entered_index
+
+    def _steps(self, layer: int, block: PackedBlock, inner: torch.Tensor) -> Steps:
+        """Return the recurrence's parameters of all rows in flight."""
+        jobs = self.jobs
+        rows = len(inner)
+        behind = int(jobs.starts[jobs.in_flight(layer, 0)])
+        convolved = int(jobs.starts[jobs.in_flight(layer, 1)])
+
+        def visit(hook: str, value: torch.Tensor) -> None:
+            self._visit(layer, hook, value)
+
+        steps = _empty_steps(self.workspace, "steps", rows, block)
+        raw = "hook_delta" not in block.looked_at
+        if convolved:
+            windows, starts = self._windows(layer, inner[:convolved])
+            steps.x[:convolved] = block.convolve(inner[:convolved], windows, starts, visit)
+            part = steps.rows(slice(convolved))
+            raw = block.parameters(part.x, part, visit)
+        if rows > convolved:
+            assert self._entered is not None
+            assert self._entered.steps is not None
+            known, index = self._entered.steps, self._entered_index[convolved - behind :]
+            for into, whence in (
+                (steps.x, known.x),
+                (steps.delta, known.delta),
+                (steps.B, known.B),
+                (steps.C, known.C),
+            ):
+                torch.index_select(whence, 0, index, out=into[convolved:])
+        return Steps(steps.x, steps.delta, steps.B, steps.C, raw)
+
+    # --- convolution windows ---------------------------------------------------------------------
+
+    def _windows(
+        self, layer: int, inner: torch.Tensor
+    ) -> tuple[torch.Tensor, Int64[torch.Tensor, " segment+1"]]:
+        """Return the window before each segment, cutting segments where windows are edited."""
+        jobs = self.jobs
+        count = jobs.in_flight(layer, 1)
+        starts = jobs.starts[: count + 1]
+        windows = self._start_windows(layer, count)
+        if self.reader is not None:
+            rows = self.reader.rows
+            job = jobs.job_of_row[rows]
+            kept = _window_at(inner, rows, starts[job], windows, job)
+            self.reader.windows.append(torch.cat([torch.zeros_like(kept[:1]), kept]))
+        segment_start, segment_window, segment_job = starts[:-1], windows, torch.arange(count)
+        current = torch.arange(count)  # the segment each job has come to
+        for wave in _waves(self._edits.get((layer, "hook_conv_state"), ())):
+            segment = current[wave.jobs]
+            value = _window_at(inner, wave.rows, segment_start[segment], segment_window, segment)
+            value = self._edited_states(wave, value)
+            current[wave.jobs] = torch.arange(len(wave.rows)) + len(segment_start)
+            segment_start = torch.cat([segment_start, wave.rows + 1])
+            segment_window = torch.cat([segment_window, value])
+            segment_job = torch.cat([segment_job, wave.jobs])
+        # The window after a job's last row is before nothing.
+        alive = (segment_start < jobs.starts[segment_job + 1]).nonzero().flatten()
+        order = alive[segment_start[alive].argsort(stable=True)]
+        if len(order) == count:
+            return windows, starts
+        cut = torch.cat([segment_start[order], starts[-1:]])
+        return segment_window[order.to(self.device)], cut
+
+    def _start_windows(self, layer: int, count: int) -> torch.Tensor:
+        cfg = self.model.cfg
+        if self.base is None:
+            return self._resid.new_zeros(count, cfg.d_conv - 1, cfg.E)
+        return self.base.windows[layer][self._slots[:count].to(self.device)]
+
+    # --- the recurrence --------------------------------------------------------------------------
+
+    def _recur(
+        self, layer: int, block: PackedBlock, steps: Steps, gate: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Run the recurrence, again from each edited state on."""
+        jobs = self.jobs
+        count = jobs.in_flight(layer)
+        starts = jobs.starts[: count + 1]
+        h_start = self._start_states(layer, count)
+        edits = self._edits.get((layer, "hook_h"), [])
+        given = None
+        if any(edit.given for edit in edits):
+            given = torch.zeros(count, dtype=torch.bool, device=self.device)
+            for edit in edits:
+                if edit.given:
+                    assert self.base is not None
+                    value = self.base.read(edit.planned)
+                    new = self._replaced(edit, value[edit.index.to(self.device)], slice(None))
+                    h_start[edit.jobs.to(self.device)] = new.transpose(1, 2)
+                    given[edit.jobs.to(self.device)] = True
+        waves = _waves([edit for edit in edits if not edit.given])
+        reading = self.reader is not None
+        keep = self.reader.rows if self.reader is not None else waves[0].rows if waves else None
+        scanned = block.recur(steps, gate, h_start, starts, given=given, keep=keep)
+        out = scanned.out
+        if reading:
+            assert self.reader is not None
+            kept = scanned.kept
+            self.reader.h.append(torch.cat([torch.zeros_like(h_start[:1]), kept]))
+        for number, wave in enumerate(waves):
+            value = scanned.kept.transpose(1, 2).contiguous()
+            new = self._edited_states(wave, value).transpose(1, 2).contiguous()
+            index, again = _tails(wave.rows, jobs.starts[wave.jobs + 1])
+            keep = None
+            if number + 1 < len(waves):
+                keep = torch.searchsorted(index, waves[number + 1].rows)
+            here = index.to(self.device)
+            scanned = block.recur(
+                steps.rows(here),
+                None if gate is None else gate[here],
+                new,
+                again,
+                given=torch.ones(len(new), dtype=torch.bool, device=self.device),
+                keep=keep,
+            )
+            out[here] = scanned.out
+        return out
+
+    def _start_states(self, layer: int, count: int) -> torch.Tensor:
+        cfg = self.model.cfg
+        if self.base is None:
+            return self._resid.new_zeros(count, cfg.N, cfg.E)
+        return self.base.h[layer][self._slots[:count].to(self.device)]
+
+    @property
+    def _slots(self) -> torch.Tensor:
+        if not hasattr(self, "_slot_of_job"):
+            assert self.base is not None
+            self._slot_of_job = self.base.slot_before(self.jobs.prompt, self.jobs.column)
+        return self._slot_of_job
+
+    # --- edits and reads -------------------------------------------------------------------------
+
+    def _looked_at(self, layer: int) -> set[str]:
+        hooks = {hook for at, hook in self._edits if at == layer}
+        if self.reader is not None:
+            hooks |= {hook for at, hook in self.reader.sites if at == layer}
+        return hooks - STATE_HOOKS
+
+    def _block(self, layer: int) -> PackedBlock:
+        block = self.model.blocks[layer]
+        assert isinstance(block, MambaBlock)
+        return PackedBlock(block, self._looked_at(layer), self.workspace)
+
+    def _visit(self, layer: int, hook: str, value: torch.Tensor) -> None:
+        if self.reader is not None:
+            for site, rows in self.reader.sites.get((layer, hook), ()):
+                self.reader.values[site] = value[rows.to(self.device)]
+        for edit in self._edits.get((layer, hook), ()):
+            rows = edit.rows.to(self.device)
+            value[rows] = self._replaced(edit, value[rows], slice(None))
+
+    def _edited_states(self, wave: _Wave, value: torch.Tensor) -> torch.Tensor:
+        """Return the states (or windows) of a wave after its edits."""
+        for edit, part, into in wave.parts:
+            at = into.to(self.device)
+            value[at] = self._replaced(edit, value[at], part)
+        return value
+
+    def _replaced(
+        self, edit: RowEdit, value: torch.Tensor, part: slice | torch.Tensor
+    ) -> torch.Tensor:
+        """Return new rows for (a part of) an edit, and note which prompts changed."""
+        if not self.apply:
+            return value
+        index = edit.index[part]
+        places = self.places[id(edit.planned)]
+        reference = self.references.get(id(edit.planned))
+        new = edit.edit.edited(
+            value,
+            None if reference is None else reference[index.to(self.device)],
+            Places(places.prompt[index], places.from_end[index]),
+        )
+        if self.touched is not None:
+            changed = (new != value).flatten(1).any(1)
+            prompt = self.jobs.prompt[edit.jobs[part]].to(self.device)
+            self.touched[prompt[changed]] = True
+        return new
+
+
+@dataclass(frozen=True, eq=False)
+class _Wave:
+    """Edits of states no two of which are in one job.
+
+    Attributes:
+        rows: Rows whose state is edited, ascending.
+        jobs: Their jobs.
+        parts: Edits, which of their rows are meant, and where those stand among `rows`.
+    """
+
+    rows: torch.Tensor
+    jobs: torch.Tensor
+    parts: list[tuple[RowEdit, torch.Tensor, torch.Tensor]]
+
+
+def _waves(edits: Sequence[RowEdit]) -> list[_Wave]:
+    """Sort edits of states: the first of every job, the second, and so on."""
+    if not edits:
+        return []
+    rows = torch.cat([edit.rows for edit in edits]).unique()
+    jobs = torch.empty_like(rows)
+    for edit in edits:
+        jobs[torch.searchsorted(rows, edit.rows)] = edit.jobs
+    begins = torch.ones(len(rows), dtype=torch.bool)
+    begins[1:] = jobs[1:] != jobs[:-1]
+    first = torch.where(begins, torch.arange(len(rows)), 0).cummax(0).values
+    rank = torch.arange(len(rows)) - first
+    waves = []
+    for number in range(int(rank.max()) + 1):
+        these = rows[rank == number]
+        parts = []
+        for edit in edits:
+            inside = torch.isin(edit.rows, these).nonzero().flatten()
+            if len(inside):
+                parts.append((edit, inside, torch.searchsorted(these, edit.rows[inside])))
+        waves.append(_Wave(these, jobs[rank == number], parts))
+    return waves
+
+
+def _tails(rows: torch.Tensor, ends: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return all rows from each of `rows` to its end, and where each run starts among them."""
+    lengths = ends - rows
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    of = torch.repeat_interleave(torch.arange(len(rows)), lengths)
+    return rows[of] + torch.arange(int(starts[-1])) - starts[of], starts
+
+
+def _window_at(
+    inner: torch.Tensor,
+    rows: torch.Tensor,
+    starts: torch.Tensor,
+    windows: torch.Tensor,
+    segment: torch.Tensor,
+) -> torch.Tensor:
+    """Return the window after each of `rows`: its last inputs, the segment's own window before."""
+    length = windows.shape[1]
+    offset = rows[:, None] - length + 1 + torch.arange(length)
+    inside = offset >= starts[:, None]
+    device = inner.device
+    found = inner[offset.clamp(min=0).to(device)]
+    behind = (offset - starts[:, None] + length).clamp(0, length - 1)
+    before = windows[segment[:, None].to(device), behind.to(device)]
+    return torch.where(inside[..., None].to(device), found, before)
+
+
+def _empty_steps(workspace: Workspace, name: str, rows: int, block: PackedBlock) -> Steps:
+    cfg = block.cfg
+    take = workspace.take
+    return Steps(
+        take(f"{name}.x", rows, cfg.E),
+        take(f"{name}.delta", rows, cfg.E),
+        take(f"{name}.B", rows, cfg.N),
+        take(f"{name}.C", rows, cfg.N),
+        raw=True,
+    )
+
+
+def _ignore(hook: str, value: torch.Tensor) -> None:
+    """Visit nothing."""
+    del hook, value
