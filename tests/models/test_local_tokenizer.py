@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from mechtest.errors import TokenizerMissingError
@@ -122,6 +123,7 @@ CHANGES = {
     "extra token to add": {"extra_special_tokens": ["<new>"]},
     "extra token as before 5": {"additional_special_tokens": ["<new>"]},
     "extra token with a name": {"extra_special_tokens": {"image_token": "<new>"}},
+    "extra token with an odd name": {"extra_special_tokens": {"<|padding|>": "<new>"}},
     "token of its own": {"image_token": "<|padding|>"},
     "ordinary piece as token": {"sep_token": "E"},
     "declared token to add": {"added_tokens_decoder": {"900": {"content": "<new>"}}},
@@ -160,6 +162,13 @@ def test_cuts_and_padding_in_the_file_are_left_to_transformers(tmp_path, what):
     core.save(str(path))
     assert read_local(folder) is None
     agree(LazyTokenizer(folder), PreTrainedTokenizerFast.from_pretrained(str(folder)))
+
+
+def test_large_vocabularies_are_left_to_transformers(tmp_path):
+    for count, left in ((100_000, False), (100_001, True)):
+        words = {f"w{index}": index for index in range(count)}
+        Tokenizer(models.WordLevel(words, unk_token="w0")).save(str(tmp_path / "tokenizer.json"))
+        assert (read_local(tmp_path) is None) == left
 
 
 def test_tokens_in_a_file_of_their_own_are_left_to_transformers(tmp_path):
