@@ -261,3 +261,11 @@ def test_the_old_file_stays_when_writing_fails(tmp_path, monkeypatch):
         example(seed=1).save(path)
     assert path.read_bytes() == before
     assert [one.name for one in tmp_path.iterdir()] == ["sweep.json"]
+
+
+def test_whoever_reads_the_old_file_reads_it_whole(tmp_path):
+    path = example().save(tmp_path / "sweep.json")
+    with path.open() as reader:
+        example(seed=1).save(path)
+        assert SweepResult.from_json(reader.read()).to_json() == example().to_json()
+    assert SweepResult.load(path).to_json() == example(seed=1).to_json()
