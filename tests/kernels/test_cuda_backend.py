@@ -183,7 +183,7 @@ def test_large_and_vanishing_start_states_survive():
 
 def test_a_given_state_that_is_only_read_is_returned_bit_for_bit():
     lengths = [17]
-    tensors = scan_inputs(lengths)
+    tensors = scan_inputs(lengths, d_inner=64, d_state=16)
     asked = {"given": torch.tensor([True]), "keep": torch.tensor([0])}
     assert torch.equal(run(gpu_backend().scan, tensors, lengths, **asked)[2], tensors["h_start"])
 
@@ -214,12 +214,23 @@ def test_short_segments_stay_in_torch_and_the_rest_shares_calls():
     assert sorted(backend._kernels.scan.shapes) == [(1, 8, 9), (2, 8, 25)]
 
 
-def test_large_groups_are_cut_into_several_calls(monkeypatch):
+def test_only_states_inside_a_segment_cost_steps():
+    backend = gpu_backend()
+    run(backend.scan, scan_inputs([9]), [9], keep=torch.tensor([8]))
+    run(backend.scan, scan_inputs([9]), [9], keep=torch.tensor([3, 8]))
+    assert backend._kernels.scan.shapes == [(1, 8, 4 + 9), (1, 8, 4 + 9 + 4)]
+
+
+@pytest.mark.parametrize(
+    ("way", "sizes"), [("scan", [3, 3, 1]), ("scan_with_gradient", [2, 2, 2, 1])], ids=str
+)
+def test_large_groups_are_cut_into_several_calls(monkeypatch, way, sizes):
+    """With gradients a segment has the steps that read its end state, too."""
     monkeypatch.setattr(dense_scan, "MAX_ELEMENTS", 3 * 8 * (17 + 4))
     backend, lengths = gpu_backend(), [17] * 7
     tensors = scan_inputs(lengths)
-    got = run(backend.scan, tensors, lengths)
-    assert [shape[0] for shape in backend._kernels.scan.shapes] == [3, 3, 1]
+    got = run(getattr(backend, way), tensors, lengths)
+    assert [shape[0] for shape in backend._kernels.scan.shapes] == sizes
     for pair in zip(got, run(TORCH.scan, doubled(tensors), lengths), strict=True):
         assert error(*pair) < 1e-5
 
