@@ -146,7 +146,8 @@ def _native() -> Backend | str:
 def _numba() -> Backend | str:
     try:
         module = importlib.import_module("mechtest.kernels.numba_backend")
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:
+        # RuntimeError: numba finds no folder to keep compiled code in, or no code for this machine.
         return str(error)
     backend: Backend = module.NumbaBackend()
     return backend

@@ -21,7 +21,7 @@ __all__ = ["CannotBuildError", "built_library", "cache_folder"]
 
 SOURCE = Path(__file__).with_name("segments.c")
 HEADER = Path(__file__).with_name("vectors.h")
-OPTIMISED = ("-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno")
+OPTIMISED = ("-std=gnu11", "-O2", "-ffp-contract=off", "-fno-math-errno")
 FLAGS = (*OPTIMISED, "-fvisibility=hidden", "-shared", "-fPIC")
 FOR_THIS_CPU = ("-march=native", "-mcpu=native", "")
 """Tried in this order: compilers for ARM differ in which one they know."""

@@ -65,9 +65,9 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        *inputs, D, gate, checkpoints = ctx.saved_tensors
+        x, delta, decay, B, C, h_start, D, gate, checkpoints = ctx.saved_tensors
         starts, given, keep, softplus = ctx.others
-        scan = ScanArguments(*inputs, starts, D, gate, given, keep, softplus)
+        scan = ScanArguments(x, delta, decay, B, C, h_start, starts, D, gate, given, keep, softplus)
         whole = (None if each is None else each.contiguous() for each in gradients)
         found = ctx.backend.adjoint(scan, checkpoints, *whole)
         # Back in the order of the arguments: backend first, `starts` between, flags last.
