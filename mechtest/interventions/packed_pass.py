@@ -260,7 +260,7 @@ class PackedPass:
             rows = self.reader.rows
             job = jobs.job_of_row[rows]
             kept = _window_at(inner, rows, starts[job], windows, job)
-            self.reader.windows.append(torch.cat([torch.zeros_like(kept[:1]), kept]))
+            self.reader.windows.append(_after_nothing(kept))
         segment_start, segment_window, segment_job = starts[:-1], windows, torch.arange(count)
         current = torch.arange(count)  # the segment each job has come to
         for wave in _waves(self._edits.get((layer, "hook_conv_state"), ())):
@@ -314,7 +314,7 @@ class PackedPass:
         if reading:
             assert self.reader is not None
             kept = scanned.kept
-            self.reader.h.append(torch.cat([torch.zeros_like(h_start[:1]), kept]))
+            self.reader.h.append(_after_nothing(kept))
         for number, wave in enumerate(waves):
             value = scanned.kept.transpose(1, 2).contiguous()
             new = self._edited_states(wave, value).transpose(1, 2).contiguous()
@@ -459,6 +459,11 @@ def _window_at(
     behind = (offset - starts[:, None] + length).clamp(0, length - 1)
     before = windows[segment[:, None].to(device), behind.to(device)]
     return torch.where(inside[..., None].to(device), found, before)
+
+
+def _after_nothing(kept: torch.Tensor) -> torch.Tensor:
+    """Return kept states behind slot 0: the one before any token."""
+    return torch.cat([kept.new_zeros(1, *kept.shape[1:]), kept])
 
 
 def _empty_steps(workspace: Workspace, name: str, rows: int, block: PackedBlock) -> Steps:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mechtest.errors import NothingChangedError
@@ -85,7 +85,7 @@ INTERVENTIONS = {
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@settings(max_examples=25, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
 @given(
     seed=st.integers(0, 99),
     lengths=st.lists(st.integers(3, 9), min_size=1, max_size=3),
