@@ -1,13 +1,14 @@
 """How does the C file become a library on this machine, once, and never somebody else's?
 
 Compiled by the user's own `cc` on first use and kept in the user's cache under a name that changes
-with the source, the compiler, its flags and the processor. Several processes may do so at once:
-each compiles to a file of its own and moves it into place.
+with the source, the compiler, its flags and the processor. Several processes may want it at once:
+one compiles, to a file that is moved into place when it is whole, and the others wait.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import platform
@@ -15,6 +16,8 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["CannotBuildError", "built_library", "cache_folder"]
@@ -44,7 +47,9 @@ def built_library() -> Path:
     folder = cache_folder()
     library = folder / f"segments-{_fingerprint(compiler)}.so"
     if not _is_ours(library):
-        _compile(compiler, library)
+        with _alone_in(folder):
+            if not _is_ours(library):
+                _compile(compiler, library)
     return library
 
 
@@ -64,6 +69,18 @@ def cache_folder() -> Path:
     if not _is_ours(folder):
         raise CannotBuildError(f"{folder} belongs to, or can be written by, somebody else")
     return folder
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Let one process compile and the others wait for its library, where files can be locked."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _is_ours(path: Path) -> bool:

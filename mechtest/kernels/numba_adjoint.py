@@ -6,7 +6,7 @@ where LLVM may reorder: their last bits can differ between processors, never bet
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 from numba import njit
@@ -22,6 +22,7 @@ LN_2 = np.float32(0.693147181)
 
 
 @njit(fastmath={"reassoc", "nsz"}, **COMPILE)
+@no_type_check
 def dot(a: Any, i: int, b: Any, n: int) -> Any:
     """Return the product of row i of `a` and `b`, over n channels."""
     total = ZERO
@@ -31,6 +32,7 @@ def dot(a: Any, i: int, b: Any, n: int) -> Any:
 
 
 @njit(**COMPILE)
+@no_type_check
 def rerun(
     states: Any, factors: Any, decay: Any, delta: Any, write: Any, B: Any, C: Any, y: Any,
     r: int, n: int, written: bool,
@@ -55,6 +57,7 @@ def rerun(
 
 
 @njit(**COMPILE)
+@no_type_check
 def back(
     states: Any, factors: Any, decay: Any, delta: Any, write: Any, B: Any, C: Any,
     d_state: Any, d_decay: Any, d_y: Any, d_write: Any, d_power: Any, d_B: Any, d_C: Any,
@@ -83,6 +86,7 @@ def back(
 
 
 @njit(**COMPILE)
+@no_type_check
 def adjoint(
     x: Any, delta: Any, B: Any, C: Any, gate: Any, strides: Any, decay: Any, h_start: Any,
     starts: Any, D: Any, given: Any, keep: Any, use_softplus: bool, checkpoints: Any, d_out: Any,
@@ -161,6 +165,7 @@ def adjoint(
 
 
 @njit(**COMPILE)
+@no_type_check
 def add(plane: Any, left: int, n: int, to: Any) -> None:
     """Add the states of a block of channels."""
     for i in range(plane.shape[0]):
@@ -169,6 +174,7 @@ def add(plane: Any, left: int, n: int, to: Any) -> None:
 
 
 @njit(**COMPILE)
+@no_type_check
 def through_gate(
     x: Any, D: Any, gate: Any, y: Any, d_y: Any, skipped: Any, d_D: Any, d_gate: Any
 ) -> None:
@@ -183,6 +189,7 @@ def through_gate(
 
 
 @njit(**COMPILE)
+@no_type_check
 def finish(
     x: Any, delta: Any, use_softplus: bool, steps: Any, d_write: Any, d_power: Any, skipped: Any,
     d_x: Any, d_delta: Any,

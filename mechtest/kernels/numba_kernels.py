@@ -6,7 +6,7 @@ innermost loops run over the channels of a block and over local arrays only.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 from numba import njit
@@ -32,6 +32,7 @@ CHUNK = 16
 
 
 @njit(**COMPILE)
+@no_type_check
 def refused(starts: Any, n_rows: int, keep: Any) -> int:
     """Return 1 for starts that cut nothing, 2 for rows to keep that do not exist, else 0."""
     if starts[0] != 0 or starts[-1] != n_rows:
@@ -46,6 +47,7 @@ def refused(starts: Any, n_rows: int, keep: Any) -> int:
 
 
 @njit(**COMPILE)
+@no_type_check
 def piece(flat: Any, stride: int, t: int, left: int, n: int) -> Any:
     """Return n channels of row t: one type for rows of any stride, so that numba compiles once."""
     first = t * stride + left
@@ -53,6 +55,7 @@ def piece(flat: Any, stride: int, t: int, left: int, n: int) -> Any:
 
 
 @njit(**COMPILE)
+@no_type_check
 def silu_all(rows: Any, stride: int, out: Any) -> None:
     """Write silu of every entry."""
     for t in range(out.shape[0]):
@@ -62,6 +65,7 @@ def silu_all(rows: Any, stride: int, out: Any) -> None:
 
 
 @njit(**COMPILE)
+@no_type_check
 def softplus_all(rows: Any, stride: int, out: Any) -> None:
     """Write softplus of every entry."""
     for t in range(out.shape[0]):
@@ -71,6 +75,7 @@ def softplus_all(rows: Any, stride: int, out: Any) -> None:
 
 
 @njit(**COMPILE)
+@no_type_check
 def gate_all(
     y: Any, y_stride: int, x: Any, x_stride: int, D: Any, gate: Any, gate_stride: int, out: Any
 ) -> None:
@@ -84,6 +89,7 @@ def gate_all(
 
 
 @njit(**COMPILE)
+@no_type_check
 def norm_all(rows: Any, stride: int, weight: Any, eps: Any, out: Any) -> None:
     """Write rows / rms(rows) * weight; sums go by 16 lanes, in one order for all rows."""
     n_rows, width = out.shape
@@ -105,6 +111,7 @@ def norm_all(rows: Any, stride: int, weight: Any, eps: Any, out: Any) -> None:
 
 
 @njit(**COMPILE)
+@no_type_check
 def conv(
     rows: Any, stride: int, taps: Any, bias: Any, windows: Any, starts: Any, activate: bool,
     out: Any,
@@ -135,6 +142,7 @@ def conv(
 
 
 @njit(**COMPILE)
+@no_type_check
 def add_tap(row: Any, tap: Any, to: Any, is_first: bool) -> None:
     """Add a row times its tap; the first one starts the sum."""
     if is_first:
@@ -146,6 +154,7 @@ def add_tap(row: Any, tap: Any, to: Any, is_first: bool) -> None:
 
 
 @njit(**COMPILE)
+@no_type_check
 def step(
     h: Any, decay: Any, delta: Any, write: Any, B: Any, C: Any, y: Any, n: int, written: bool
 ) -> None:
@@ -165,6 +174,7 @@ def step(
 
 
 @njit(**COMPILE)
+@no_type_check
 def scan(
     x: Any, delta: Any, B: Any, C: Any, gate: Any, strides: Any, decay: Any, h_start: Any,
     starts: Any, D: Any, given: Any, keep: Any, use_softplus: bool, first_channel: int,
@@ -213,6 +223,7 @@ def scan(
 
 
 @njit(**COMPILE)
+@no_type_check
 def ready(x: Any, delta: Any, use_softplus: bool, steps: Any, write: Any) -> None:
     """Write the step sizes of a row and what they multiply B with."""
     if use_softplus:
@@ -226,6 +237,7 @@ def ready(x: Any, delta: Any, use_softplus: bool, steps: Any, write: Any) -> Non
 
 
 @njit(**COMPILE)
+@no_type_check
 def copy_in(plane: Any, left: int, n: int, to: Any) -> None:
     """Read the states of a block."""
     for i in range(plane.shape[0]):
@@ -235,6 +247,7 @@ def copy_in(plane: Any, left: int, n: int, to: Any) -> None:
 
 
 @njit(**COMPILE)
+@no_type_check
 def copy_out(h: Any, plane: Any, left: int, n: int) -> None:
     """Write the states of a block to their place."""
     for i in range(h.shape[0]):

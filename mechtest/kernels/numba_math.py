@@ -7,7 +7,7 @@ formulas are those of vectors.h; the two need not agree to the last bit.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 from llvmlite import ir
@@ -17,6 +17,7 @@ from numba.extending import intrinsic
 __all__ = ["COMPILE", "exp2", "fma", "sigmoid", "silu", "softplus"]
 
 COMPILE: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+# no_type_check: what checks shapes while tests run would wrap the functions, and numba the wrapper.
 
 f32 = np.float32
 ROUNDER = f32(12582912.0)
@@ -34,6 +35,7 @@ R1, R0 = f32(3.99988884e-1), f32(6.66666755e-1)
 
 
 @intrinsic
+@no_type_check
 def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
     """Return a * b + c, rounded once."""
     signature = types.float32(types.float32, types.float32, types.float32)
@@ -45,6 +47,7 @@ def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic
+@no_type_check
 def power_of_two(typing_context: Any, shifted: Any) -> Any:
     """Return 2^n for n + ROUNDER; infinity for n = 128."""
 
@@ -59,6 +62,7 @@ def power_of_two(typing_context: Any, shifted: Any) -> Any:
 
 
 @njit(**COMPILE)
+@no_type_check
 def exp2(v: Any) -> Any:
     """Return 2^v: 0 below -126; a NaN fails every comparison and passes through."""
     lost = v < LOW
@@ -72,6 +76,7 @@ def exp2(v: Any) -> Any:
 
 
 @njit(**COMPILE)
+@no_type_check
 def exp(x: Any) -> Any:
     """Return e^x: 0 below -87.3, infinity above 88.7."""
     lost = x < E_LOW
@@ -86,18 +91,21 @@ def exp(x: Any) -> Any:
 
 
 @njit(**COMPILE)
+@no_type_check
 def sigmoid(x: Any) -> Any:
     """Return 1 / (1 + e^-x)."""
     return ONE / (ONE + exp(-x))
 
 
 @njit(**COMPILE)
+@no_type_check
 def silu(x: Any) -> Any:
     """Return x / (1 + e^-x)."""
     return x / (ONE + exp(-x))
 
 
 @njit(**COMPILE)
+@no_type_check
 def softplus(x: Any) -> Any:
     """Return max(x, 0) + log(1 + e^-|x|), the logarithm as 2 atanh(t / (2 + t))."""
     t = exp(-x if x > ZERO else x)
