@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
-__all__ = ["differentiable", "wants_gradient"]
+from mechtest.errors import InputError
+
+__all__ = ["differentiable", "refuse_second_derivative", "wants_gradient"]
 
 Kernel = Callable[..., torch.Tensor]
 
@@ -22,6 +23,21 @@ def wants_gradient(*tensors: torch.Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in tensors
     )
+
+
+def refuse_second_derivative() -> None:
+    """Raise when a backward pass is to be differentiated itself: part of it would be missing.
+
+    Raises:
+        InputError: The backward pass was asked for with `create_graph=True`.
+    """
+    if torch.is_grad_enabled():
+        raise InputError(
+            "the compiled kernels cannot be differentiated twice",
+            given="a backward pass with create_graph=True",
+            expected="first derivatives, without create_graph",
+            next_step="set MECHTEST_KERNELS=torch for this run, or use float64",
+        )
 
 
 def differentiable(run: Kernel, reference: Kernel, *arguments: Any) -> torch.Tensor:
@@ -42,8 +58,8 @@ class _AsReference(torch.autograd.Function):
         return run(*arguments)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        refuse_second_derivative()
         arguments = list(ctx.others)
         wanted = []
         for place, saved in zip(ctx.places, ctx.saved_tensors, strict=True):

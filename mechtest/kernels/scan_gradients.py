@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from mechtest.kernels.arguments import ScanArguments
+from mechtest.kernels.row_gradients import refuse_second_derivative
 
 __all__ = ["HasAdjoint", "differentiable_scan"]
 
@@ -63,8 +63,8 @@ class _Scan(torch.autograd.Function):
         return out, end, kept
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        refuse_second_derivative()
         x, delta, decay, B, C, h_start, D, gate, checkpoints = ctx.saved_tensors
         starts, given, keep, softplus = ctx.others
         scan = ScanArguments(x, delta, decay, B, C, h_start, starts, D, gate, given, keep, softplus)
