@@ -12,6 +12,7 @@ import torch
 from mechtest.errors import NotCachedError, ShapeError, closest_names
 from mechtest.models import cache_file
 from mechtest.models.recipes import (
+    Done,
     Node,
     Recipe,
     StateMemo,
@@ -211,7 +212,7 @@ class ActivationCache(Mapping[str, Any]):
 
         What is rebuilt is rebuilt in the dtype of the run, and then converted.
         """
-        done: dict[int, Node] = {}
+        done: Done = {}
         return ActivationCache(
             {name: converted(node, args, kwargs, done) for name, node in self._values.items()},
             self.n_layers,

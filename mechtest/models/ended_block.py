@@ -30,7 +30,7 @@ COMPARED: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("hook_conv", ("hook_in_proj",), ("conv", "packed_conv")),
     ("hook_ssm_input", ("hook_conv",), ("silu", "packed_silu")),
     ("hook_delta", ("hook_delta_2",), ("softplus", "packed_softplus")),
-    ("hook_ssm_output", ("hook_y", "hook_ssm_input"), ("with_skip",)),
+    ("hook_ssm_output", ("hook_y", "hook_ssm_input"), ("with_skip", "packed_with_skip")),
     ("hook_after_skip", ("hook_ssm_output", "hook_skip"), ("gated", "packed_gated")),
 )
 """Hooks that are read and compared with each of the steps, made from the hooks in the middle."""

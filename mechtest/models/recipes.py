@@ -95,6 +95,11 @@ def _packed_softplus(_: Recipe, raw: torch.Tensor) -> torch.Tensor:
     return softplus_rows(wide.reshape(-1, raw.shape[-1])).view(raw.shape)
 
 
+def _packed_with_skip(_: Recipe, y: torch.Tensor, x: torch.Tensor, D: torch.Tensor) -> torch.Tensor:
+    """Return y + D x rounded once, as compiled kernels do it."""
+    return (y.double() + D.double() * x.double()).to(y.dtype)
+
+
 def _packed_silu(_: Recipe, rows: torch.Tensor) -> torch.Tensor:
     return silu_rows(rows.reshape(-1, rows.shape[-1])).view(rows.shape)
 
@@ -127,6 +132,7 @@ STEPS: dict[str, Callable[..., torch.Tensor]] = {
     "softplus": _softplus,
     "packed_softplus": _packed_softplus,
     "with_skip": lambda _, y, x, D: y + x * D.to(y.dtype),
+    "packed_with_skip": _packed_with_skip,
     "gated": lambda _, rows, gate: rows * F.silu(gate),
     "packed_gated": lambda _, rows, gate: rows * _packed_silu(_, gate),
     "decay": lambda _, delta, A: torch.exp(delta.unsqueeze(-1) * A),
@@ -237,20 +243,22 @@ def stacked(nodes: Sequence[Node], dim: int, memo: StateMemo) -> torch.Tensor:
     return torch.stack([value_of(node, memo) for node in nodes], dim=dim)
 
 
-def mapped(
-    node: Node, change: Callable[[torch.Tensor], torch.Tensor], done: dict[int, Node]
-) -> Node:
+Done = dict[int, tuple[Node, Node]]
+"""What `mapped` has dealt with, by identity; the node before lies beside it, so that it lives on."""
+
+
+def mapped(node: Node, change: Callable[[torch.Tensor], torch.Tensor], done: Done) -> Node:
     """Apply `change` to every tensor that is kept; what is shared stays shared through `done`."""
     if id(node) not in done:
         if isinstance(node, torch.Tensor):
-            done[id(node)] = change(node)
+            done[id(node)] = (node, change(node))
         else:
             parts = tuple(mapped(part, change, done) for part in node.parts)
-            done[id(node)] = replace(node, parts=parts)
-    return done[id(node)]
+            done[id(node)] = (node, replace(node, parts=parts))
+    return done[id(node)][1]
 
 
-def converted(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], done: Any) -> Node:
+def converted(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], done: Done) -> Node:
     """Return `node` as `torch.Tensor.to(*args, **kwargs)` would give its value.
 
     What a recipe is made from keeps its dtype: the value is rebuilt as before, then converted.

@@ -25,7 +25,7 @@ from mechtest.models.hook_requests import (
     narrowed_targets,
     never_reached,
 )
-from mechtest.models.recipes import Node, mapped
+from mechtest.models.recipes import Done, Node, mapped
 from mechtest.sites.resolve import NameFilter, SiteResolver
 
 SPOILED_BY = {
@@ -200,11 +200,11 @@ class Recorder:
         seen.clear()
         compare = self._rebuild and self.request.pos_slice is None
         nodes = ended.without_what_can_be_rebuilt() if compare else ended.seen
-        done: dict[int, Node] = {}
+        done: Done = {}
         for entry in plan.wanted:
             self.values[entry.key] = self._placed(ended.node(entry, nodes), done)
 
-    def _placed(self, node: Node, done: dict[int, Node]) -> Node:
+    def _placed(self, node: Node, done: Done) -> Node:
         device = self._device
         return node if device is None else mapped(node, lambda value: value.to(device), done)
 
