@@ -34,6 +34,13 @@ class ScanPath:
 
 
 EVERY_DEVICE = frozenset({"cpu", "cuda", "mps"})
+FUSED = ScanPath(
+    "fused",
+    EVERY_DEVICE,
+    hides=frozenset({"hook_A_bar", "hook_B_bar", "hook_ssm_write"}),
+    materializes=False,
+)
+"""The segment kernels; where they are not compiled for a device and dtype, STEPWISE is."""
 STEPWISE = ScanPath(
     "stepwise",
     EVERY_DEVICE,
@@ -41,11 +48,13 @@ STEPWISE = ScanPath(
     materializes=False,
 )
 REFERENCE = ScanPath("reference", EVERY_DEVICE, hides=frozenset(), materializes=True)
-SCAN_PATHS = (STEPWISE, REFERENCE)
+SCAN_PATHS = (FUSED, STEPWISE, REFERENCE)
 """Fastest first; the last one serves everything."""
 
 
-def choose_scan(hooks: Collection[str], device: str, fast: bool | None = None) -> ScanPath:
+def choose_scan(
+    hooks: Collection[str], device: str, fast: bool | None = None, *, compiled: bool = False
+) -> ScanPath:
     """Return the path to run.
 
     Args:
@@ -53,11 +62,13 @@ def choose_scan(hooks: Collection[str], device: str, fast: bool | None = None) -
         device: Device type of the tensors.
         fast: None lets the hooks decide; True insists on the fastest path of the device;
             False asks for the reference.
+        compiled: Whether the segment kernels are compiled for this device and dtype.
 
     Raises:
         SiteNotServedError: `fast=True`, and that path hides a hook that was asked for.
     """
-    paths = [path for path in SCAN_PATHS if device in path.devices] or [REFERENCE]
+    known = SCAN_PATHS if compiled else SCAN_PATHS[1:]
+    paths = [path for path in known if device in path.devices] or [REFERENCE]
     if fast is False:
         return REFERENCE
     if fast and not paths[0].serves(hooks):

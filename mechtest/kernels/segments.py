@@ -18,8 +18,10 @@ from mechtest.kernels.backends import Backend, backend_for
 
 __all__ = [
     "ScannedSegments",
+    "compiled_for",
     "conv_segments",
     "gate_rows",
+    "past_skip",
     "prepare_decay",
     "rms_norm_rows",
     "scan_segments",
@@ -131,6 +133,25 @@ def gate_rows(
 ) -> Float[torch.Tensor, "row d_inner"]:
     """Return (y + D x) silu(gate), as the fused scan does it."""
     return _backend(y).gate(y, x, D, gate)
+
+
+def past_skip(
+    y: Float[torch.Tensor, "*rows d_inner"],
+    x: Float[torch.Tensor, "*rows d_inner"],
+    D: Float[torch.Tensor, " d_inner"],
+) -> Float[torch.Tensor, "*rows d_inner"]:
+    """Return y + D x, which the fused scan computes on its way to the gate.
+
+    Compiled kernels round this sum once; so does it here, by way of float64.
+    """
+    if y.device.type != "cpu" or not compiled_for("cpu", y.dtype):
+        return y + D * x
+    return (y.double() + D.double() * x.double()).to(y.dtype)
+
+
+def compiled_for(device: str, dtype: torch.dtype) -> bool:
+    """Return whether more than torch runs for a device and dtype."""
+    return backend_for(device, dtype).name != "torch"
 
 
 def silu_rows(rows: Float[torch.Tensor, "row d_inner"]) -> Float[torch.Tensor, "row d_inner"]:

@@ -13,7 +13,18 @@ from jaxtyping import Bool, Float
 from torch import nn
 
 from mechtest.checkpoints import MambaCfg
-from mechtest.kernels import causal_conv, choose_scan, discretize, selective_scan, window_after
+from mechtest.kernels import (
+    FUSED,
+    ScanPath,
+    causal_conv,
+    choose_scan,
+    compiled_for,
+    discretize,
+    selective_scan,
+    window_after,
+)
+from mechtest.kernels.segments import conv_segments, past_skip, silu_rows, softplus_rows
+from mechtest.models.fused_scan import Parameters, ScanInputs, scan_through_hooks, starts_of
 from mechtest.models.hook_points import HookPoint, PositionHooks
 from mechtest.models.layers import LinearView, MambaMixer, RMSNorm, at_least_float32
 from mechtest.models.state import RecurrentState
@@ -81,31 +92,38 @@ class MambaBlock(nn.Module):
         normed = normed.to(self.mixer.in_proj.weight.dtype)
 
         fused = self._pass("mixer.in_proj.hook_out", self.mixer.in_proj(normed))
-        # Contiguous, because elementwise functions round differently on strided views: a hook that
-        # returns a copy would otherwise change the last bit.
+        path = choose_scan(
+            self._listened(),
+            resid.device.type,
+            fast_ssm,
+            compiled=compiled_for(normed.device.type, normed.dtype),
+        )
+        self.last_scan = path.name
+        # Contiguous, because torch's elementwise functions round differently on strided views: a
+        # hook that returns a copy would otherwise change the last bit.
         inner, gate = (half.contiguous() for half in fused.chunk(2, dim=-1))
         skip = self._pass("hook_skip", gate)
         inner = _masked(self._pass("hook_in_proj", inner), mask)
 
-        conv, window = self._convolve(inner, None if state is None else state.conv)
+        x, window = self._convolve(inner, None if state is None else state.conv, path)
         # Masked after the hooks: an edit at padding must not reach the window or the state.
-        x = F.silu(self._pass("hook_conv", conv))
         x = _masked(self._pass("hook_ssm_input", x), mask)
 
-        y, h = self._recur(x, None if state is None else state.h, fast_ssm)
-        ssm_output = self._pass("hook_ssm_output", y + x * self.mixer.D.to(y.dtype))
-        after_skip = self._pass("hook_after_skip", ssm_output * F.silu(skip))
+        recur = self._recur_fused if path is FUSED else self._recur
+        after_skip, h = recur(x, skip, None if state is None else state.h, path)
+        after_skip = self._pass("hook_after_skip", after_skip)
         out = self._pass("hook_out_proj", self.mixer.out_proj(after_skip.to(normed.dtype)))
         resid = self._pass("hook_resid_post", resid + out)
         return resid, RecurrentState(h, window)
 
     def _convolve(
-        self, rows: torch.Tensor, window: torch.Tensor | None
+        self, rows: torch.Tensor, window: torch.Tensor | None, path: ScanPath
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Convolve, cutting the prompt where somebody may edit the window."""
+        """Convolve and activate, cutting the prompt where somebody may edit the window."""
         if window is None:
             window = rows.new_zeros(rows.shape[0], self.cfg.d_conv - 1, rows.shape[2])
-        weight, bias = self.mixer.conv1d.weight, self.mixer.conv1d.bias
+        fused = path is FUSED
+        listened = self.hooks["hook_conv"].has_hooks
         n_pos = rows.shape[1]
         windows = self.hooks["hook_conv_state"]
         assert isinstance(windows, PositionHooks)
@@ -113,54 +131,98 @@ class MambaBlock(nn.Module):
         cuts = set(windows.edits_before(n_pos))
         for position in sorted(cuts | {n_pos - 1}):
             piece = rows[:, start : position + 1]
-            pieces.append(causal_conv(piece, weight, bias, window))
+            pieces.append(
+                self._convolved(piece, window, fused=fused, activate=fused and not listened)
+            )
             seen = torch.cat([window, piece], dim=1)
             for read in windows.active(position):
                 if read >= start:  # a copy: a view would keep the whole prompt in a cache
                     windows(read, seen[:, read + 1 - start :][:, : window.shape[1]].clone())
             window = windows(position, window_after(window, piece))
             start = position + 1
-        return torch.cat(pieces, dim=1), window
+        conv = torch.cat(pieces, dim=1)
+        if fused and not listened:
+            return conv, window
+        conv = self._pass("hook_conv", conv)
+        return (silu_rows(conv.flatten(0, 1)).view_as(conv) if fused else F.silu(conv)), window
 
-    def _recur(
-        self, x: torch.Tensor, h_start: torch.Tensor | None, fast_ssm: bool | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Derive the step's parameters from x and run the scan."""
+    def _convolved(
+        self, piece: torch.Tensor, window: torch.Tensor, *, fused: bool, activate: bool
+    ) -> torch.Tensor:
+        """Convolve one piece of all prompts; the kernels activate it on the way if they may."""
+        weight, bias = self.mixer.conv1d.weight, self.mixer.conv1d.bias
+        if not fused:
+            return causal_conv(piece, weight, bias, window)
+        starts = starts_of(piece)
+        rows = conv_segments(piece.flatten(0, 1), weight, bias, window, starts, activate=activate)
+        return rows.view_as(piece)
+
+    def _step(self, x: torch.Tensor, path: ScanPath) -> Parameters:
+        """Derive the step's parameters from x; the step size before softplus where nobody looks."""
         compute = at_least_float32(x.dtype)
         rank, n_state = self.cfg.R, self.cfg.N
         A = self._pass("hook_A", -torch.exp(self.mixer.A_log.to(compute)))
-        fused = self._pass("mixer.x_proj.hook_out", self.mixer.x_proj(x))
-        parts = fused.split([rank, n_state, n_state], dim=-1)
+        projected = self._pass("mixer.x_proj.hook_out", self.mixer.x_proj(x))
+        parts = projected.split([rank, n_state, n_state], dim=-1)
         low_rank, into, out_of = (part.contiguous() for part in parts)
         delta_1 = self._pass("hook_delta_1", low_rank)
-        delta_2 = self._pass("hook_delta_2", self.mixer.dt_proj(delta_1))
+        delta_2 = self._pass("hook_delta_2", self.mixer.dt_proj(delta_1)).to(compute)
         B = self._pass("hook_B", into).to(compute)
         C = self._pass("hook_C", out_of).to(compute)
-        delta = self._pass("hook_delta", F.softplus(delta_2.to(compute)))
+        raw = path is FUSED and not self.hooks["hook_delta"].has_hooks
+        if raw:
+            return Parameters(A, B, C, delta_2, raw)
+        softplus = softplus_rows if path is FUSED else F.softplus
+        delta = softplus(delta_2.flatten(0, 1)).view_as(delta_2)
+        return Parameters(A, B, C, self._pass("hook_delta", delta), raw)
 
-        path = choose_scan(self._listened(), x.device.type, fast_ssm)
-        self.last_scan = path.name
+    def _recur(
+        self, x: torch.Tensor, skip: torch.Tensor, h_start: torch.Tensor | None, path: ScanPath
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the scan in torch, one position after the other."""
+        compute = at_least_float32(x.dtype)
+        step = self._step(x, path)
         decays = writes = None
         if path.materializes:
-            decays, into_state = discretize(delta, A, B)
+            decays, into_state = discretize(step.delta, step.A, step.B)
             decays = self._pass("hook_A_bar", decays)
             into_state = self._pass("hook_B_bar", into_state)
             writes = into_state * x.to(compute).unsqueeze(-1)
             writes = self._pass("hook_ssm_write", writes)
         if h_start is None:
-            h_start = x.new_zeros(x.shape[0], x.shape[2], n_state, dtype=compute)
+            h_start = x.new_zeros(x.shape[0], x.shape[2], self.cfg.N, dtype=compute)
         y, h = selective_scan(
             x.to(compute),
-            delta,
-            A,
-            B,
-            C,
+            step.delta,
+            step.A,
+            step.B,
+            step.C,
             self._pass("hook_h_start", h_start.to(compute)),
             decays=decays,
             writes=writes,
             on_state=lambda position, h: self._pass_at("hook_h", position, h),
         )
-        return self._pass("hook_y", y), h
+        y = self._pass("hook_y", y)
+        ssm_output = self._pass("hook_ssm_output", y + x * self.mixer.D.to(y.dtype))
+        return ssm_output * F.silu(skip), h
+
+    def _recur_fused(
+        self, x: torch.Tensor, skip: torch.Tensor, h_start: torch.Tensor | None, path: ScanPath
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the scan in the segment kernels, gated at once where nobody looks in between."""
+        step = self._step(x, path)
+        if h_start is None:
+            h_start = x.new_zeros(x.shape[0], x.shape[2], self.cfg.N)
+        h_start = self._pass("hook_h_start", h_start)
+        states = self.hooks["hook_h"]
+        assert isinstance(states, PositionHooks)
+        if not (self.hooks["hook_y"].has_hooks or self.hooks["hook_ssm_output"].has_hooks):
+            inputs = ScanInputs(x, step, self.mixer.D, skip)
+            return scan_through_hooks(inputs, h_start, states)
+        y, h = scan_through_hooks(ScanInputs(x, step, None, None), h_start, states)
+        y = self._pass("hook_y", y)
+        ssm_output = self._pass("hook_ssm_output", past_skip(y, x, self.mixer.D))
+        return ssm_output * silu_rows(skip.flatten(0, 1)).view_as(skip), h
 
     def _listened(self) -> frozenset[str]:
         return frozenset(name for name, point in self.hooks.items() if point.has_hooks)

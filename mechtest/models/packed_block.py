@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from mechtest.kernels.segments import (
     conv_segments,
     gate_rows,
+    past_skip,
     prepare_decay,
     rms_norm_rows,
     scan_segments,
@@ -62,7 +63,7 @@ PACKED_HOOKS = frozenset(ENTERED_BEFORE)
 """Hooks whose rows can be visited; the others have no positions, or hold rows times states."""
 
 FEWEST_ROWS = 32
-"""Products of fewer rows go another way through the library, and round otherwise: with rows of zeros
+"""Products of fewer rows go another way through the library and round otherwise: with rows of zeros
 below them, a row's result is the same whatever else is computed with it."""
 
 PASSED_BY = frozenset({"hook_embed", "hook_resid_pre", "hook_h"})
@@ -225,7 +226,7 @@ class PackedBlock:
         """Return the gated read-out, finishing what `recur` left open."""
         if self.looked_at & GATED:
             visit("hook_y", out)
-            out = out + self.mixer.D * x
+            out = past_skip(out, x, self.mixer.D)
             visit("hook_ssm_output", out)
             out = out * silu_rows(gate)
         visit("hook_after_skip", out)
