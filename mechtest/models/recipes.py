@@ -244,7 +244,7 @@ def stacked(nodes: Sequence[Node], dim: int, memo: StateMemo) -> torch.Tensor:
 
 
 Done = dict[int, tuple[Node, Node]]
-"""What `mapped` has dealt with, by identity; the node before lies beside it, so that it lives on."""
+"""What `mapped` has dealt with, by identity; the old node lies beside the new, to stay alive."""
 
 
 def mapped(node: Node, change: Callable[[torch.Tensor], torch.Tensor], done: Done) -> Node:
