@@ -23,7 +23,7 @@ from pathlib import Path
 __all__ = ["CannotBuildError", "built_library", "cache_folder"]
 
 SOURCE = Path(__file__).with_name("segments.c")
-HEADER = Path(__file__).with_name("vectors.h")
+INCLUDED = tuple(SOURCE.with_name(name) for name in ("vectors.h", "adjoint.h"))
 OPTIMISED = ("-std=gnu11", "-O2", "-ffp-contract=off", "-fno-math-errno")
 FLAGS = (*OPTIMISED, "-fvisibility=hidden", "-shared", "-fPIC")
 FOR_THIS_CPU = ("-march=native", "-mcpu=native", "")
@@ -93,7 +93,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _fingerprint(compiler: str) -> str:
-    parts = [path.read_text(encoding="utf-8") for path in (SOURCE, HEADER)]
+    parts = [path.read_text(encoding="utf-8") for path in (SOURCE, *INCLUDED)]
     parts += [" ".join((*FLAGS, *FOR_THIS_CPU)), compiler]
     parts += [_run([compiler, "--version"]), platform.machine(), _processor()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
