@@ -101,7 +101,8 @@ class BaseRun:
             slot = self.slots[prompt, column + 1].to(self.h[0].device)
             layer = planned.site.layer
             assert layer is not None
-            return self.h[layer][slot].transpose(1, 2).contiguous()
+            # A view: what is put in elementwise then stays in the kernels' order.
+            return self.h[layer][slot].transpose(1, 2)
         if planned.site.hook == "hook_conv_state":
             slot = self.slots[prompt, column + 1].to(self.h[0].device)
             layer = planned.site.layer

@@ -294,18 +294,18 @@ class PackedPass:
         jobs = self.jobs
         count = jobs.in_flight(layer)
         starts = jobs.starts[: count + 1]
-        h_start = self._start_states(layer, count)
         edits = self._edits.get((layer, "hook_h"), [])
-        given = None
-        if any(edit.given for edit in edits):
-            given = torch.zeros(count, dtype=torch.bool, device=self.device)
-            for edit in edits:
-                if edit.given:
-                    assert self.base is not None
-                    value = self.base.read(edit.planned)
-                    new = self._replaced(edit, value[edit.index.to(self.device)], slice(None))
-                    h_start[edit.jobs.to(self.device)] = new.transpose(1, 2)
-                    given[edit.jobs.to(self.device)] = True
+        known = [edit for edit in edits if edit.given]
+        given = torch.zeros(count, dtype=torch.bool, device=self.device) if known else None
+        for edit in known:
+            assert given is not None
+            given[edit.jobs.to(self.device)] = True
+        h_start = self._start_states(layer, count, given)
+        for edit in known:
+            assert self.base is not None
+            value = _picked(self.base.read(edit.planned), edit.index)
+            new = self._replaced(edit, value, slice(None))
+            h_start[edit.jobs.to(self.device)] = new.transpose(1, 2)
         waves = _waves([edit for edit in edits if not edit.given])
         reading = self.reader is not None
         keep = self.reader.rows if self.reader is not None else waves[0].rows if waves else None
@@ -316,7 +316,7 @@ class PackedPass:
             kept = scanned.kept
             self.reader.h.append(_after_nothing(kept))
         for number, wave in enumerate(waves):
-            value = scanned.kept.transpose(1, 2).contiguous()
+            value = scanned.kept.transpose(1, 2)
             new = self._edited_states(wave, value).transpose(1, 2).contiguous()
             index, again = _tails(wave.rows, jobs.starts[wave.jobs + 1])
             keep = None
@@ -334,11 +334,17 @@ class PackedPass:
             out[here] = scanned.out
         return out
 
-    def _start_states(self, layer: int, count: int) -> torch.Tensor:
+    def _start_states(self, layer: int, count: int, given: torch.Tensor | None) -> torch.Tensor:
+        """Return the state before each job; where one is `given`, whatever stands there."""
         cfg = self.model.cfg
         if self.base is None:
             return self._resid.new_zeros(count, cfg.N, cfg.E)
-        return self.base.h[layer][self._slots[:count].to(self.device)]
+        slots = self._slots[:count].to(self.device)
+        if given is None:
+            return self.base.h[layer][slots]
+        h_start = self._resid.new_empty(count, cfg.N, cfg.E)
+        h_start[~given] = self.base.h[layer][slots[~given]]
+        return h_start
 
     @property
     def _slots(self) -> torch.Tensor:
@@ -371,6 +377,8 @@ class PackedPass:
     def _edited_states(self, wave: _Wave, value: torch.Tensor) -> torch.Tensor:
         """Return the states (or windows) of a wave after its edits."""
         for edit, part, into in wave.parts:
+            if len(wave.parts) == 1:  # then it is all of them, in order
+                return self._replaced(edit, value, part)
             at = into.to(self.device)
             value[at] = self._replaced(edit, value[at], part)
         return value
@@ -386,7 +394,7 @@ class PackedPass:
         reference = self.references.get(id(edit.planned))
         new = edit.edit.edited(
             value,
-            None if reference is None else reference[index.to(self.device)],
+            None if reference is None else _picked(reference, index),
             Places(places.prompt[index], places.from_end[index]),
         )
         if self.touched is not None:
@@ -459,6 +467,13 @@ def _window_at(
     behind = (offset - starts[:, None] + length).clamp(0, length - 1)
     before = windows[segment[:, None].to(device), behind.to(device)]
     return torch.where(inside[..., None].to(device), found, before)
+
+
+def _picked(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Return some of the rows; all of them without a copy."""
+    if len(index) == len(values):  # ascending and without repeats, so these are all, in order
+        return values
+    return values[index.to(values.device)]
 
 
 def _after_nothing(kept: torch.Tensor) -> torch.Tensor:
