@@ -51,10 +51,13 @@ if TYPE_CHECKING:
     from mechtest.interventions import Runner as Runner
     from mechtest.interventions import Steer as Steer
     from mechtest.interventions import Subspace as Subspace
+    from mechtest.interventions import SweepPlan as SweepPlan
+    from mechtest.interventions import SweepResult as SweepResult
     from mechtest.interventions import ZeroAblation as ZeroAblation
     from mechtest.interventions import collect_activations as collect_activations
     from mechtest.interventions import fit_means as fit_means
     from mechtest.interventions import fit_spectrum as fit_spectrum
+    from mechtest.interventions import sweep as sweep
     from mechtest.models import ActivationCache as ActivationCache
     from mechtest.models import HookedMamba as HookedMamba
     from mechtest.models import HookPoint as HookPoint
@@ -104,6 +107,8 @@ _HOME = {
     "Site": "mechtest.sites",
     "Steer": "mechtest.interventions",
     "Subspace": "mechtest.interventions",
+    "SweepPlan": "mechtest.interventions",
+    "SweepResult": "mechtest.interventions",
     "Verdict": "mechtest.records",
     "ZeroAblation": "mechtest.interventions",
     "accuracy": "mechtest.tasks",
@@ -136,6 +141,7 @@ _HOME = {
     "map_effects": "mechtest.discovery",
     "normalized_logit_difference": "mechtest.tasks",
     "probability_mass": "mechtest.tasks",
+    "sweep": "mechtest.interventions",
 }
 
 __all__ = [*_HOME, "__version__"]

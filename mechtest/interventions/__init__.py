@@ -20,6 +20,8 @@ from mechtest.interventions.spec import (
     ZeroAblation,
 )
 from mechtest.interventions.subspace import Subspace
+from mechtest.interventions.sweep_result import SweepPlace, SweepResult
+from mechtest.interventions.sweeping import SweepPlan, sweep
 
 __all__ = [
     "ENGINES",
@@ -37,9 +39,13 @@ __all__ = [
     "Runner",
     "Steer",
     "Subspace",
+    "SweepPlace",
+    "SweepPlan",
+    "SweepResult",
     "ZeroAblation",
     "collect_activations",
     "fit_means",
     "fit_spectrum",
     "plan_edits",
+    "sweep",
 ]

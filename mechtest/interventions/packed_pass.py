@@ -59,7 +59,7 @@ class PackedPass:
         references: Activations of the source run by planned edit, "place ...", by `id`.
         places: Prompt and position of every planned place, by `id` of the planned edit.
         apply: False visits the same rows, so that results agree to the last bit, and edits nothing.
-        touched: "prompt"; set where an activation was changed, unless None.
+        touched: "variant prompt"; set where an activation was changed, unless None.
         reader: Keeps activations of an unedited run.
     """
 
@@ -75,7 +75,7 @@ class PackedPass:
         references: dict[int, torch.Tensor] | None = None,
         places: dict[int, Places] | None = None,
         apply: bool = True,
-        touched: Bool[torch.Tensor, " prompt"] | None = None,
+        touched: Bool[torch.Tensor, "variant prompt"] | None = None,
         reader: Reader | None = None,
     ) -> None:
         self.model, self.jobs, self.tokens = model, jobs, tokens
@@ -399,8 +399,8 @@ class PackedPass:
         )
         if self.touched is not None:
             changed = (new != value).flatten(1).any(1)
-            prompt = self.jobs.prompt[edit.jobs[part]].to(self.device)
-            self.touched[prompt[changed]] = True
+            jobs = edit.jobs[part][changed.cpu()]
+            self.touched[self.jobs.variant[jobs], self.jobs.prompt[jobs]] = True
         return new
 
 

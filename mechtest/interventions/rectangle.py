@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int64
 
 from mechtest.errors import SiteNotServedError
 from mechtest.interventions.base_run import BaseNeeds, BaseRun
+from mechtest.interventions.cost import Cost, cost_of, row_bytes, state_bytes
 from mechtest.interventions.jobs import (
     Jobs,
     RowEdit,
@@ -99,7 +100,7 @@ class Rectangle:
         base: Run,
         *,
         columns: Int64[torch.Tensor, " token"] | None = None,
-        touched: Bool[torch.Tensor, " prompt"] | None = None,
+        touched: Bool[torch.Tensor, "variant prompt"] | None = None,
         unedited: bool = False,
     ) -> Float[torch.Tensor, "variant prompt token"]:
         """Return the logits at the last position after each intervention.
@@ -108,22 +109,44 @@ class Rectangle:
             variants: What is done; each one alone.
             base: The run intervened in.
             columns: Tokens whose logits are wanted; None for the whole vocabulary.
-            touched: Set where an activation of a prompt was changed, unless None.
+            touched: Set where an activation was changed, unless None.
             unedited: Compute the same batches, and change nothing: what to compare with.
         """
         width = self.model.cfg.d_vocab if columns is None else len(columns)
         out = self.model.embedding.weight.new_empty(len(variants), len(self.pairs), width)
         for start, stop in self._prompt_batches(variants):
             here = [_of_prompts(variant, start, stop) for variant in variants]
-            flags = None if touched is None else touched[start:stop]
             for group in self._variant_batches(here):
+                flags = torch.zeros(len(group), stop - start, dtype=torch.bool)
                 resid, jobs = self._pass(
-                    [here[i] for i in group], base, start, stop, flags, unedited=unedited
+                    [here[i] for i in group],
+                    base,
+                    start,
+                    stop,
+                    None if touched is None else flags,
+                    unedited=unedited,
                 )
+                if touched is not None:
+                    touched[group, start:stop] |= flags.to(touched.device)
                 logits = self._unembed(resid, columns)
                 place = torch.as_tensor(group)[jobs.variant].to(out.device)
                 out[place, (jobs.prompt + start).to(out.device)] = logits
         return out
+
+    def cost(self, variants: Sequence[Variant], read: int) -> Cost:
+        """Return what `logits` will cost, the unedited runs left out; nothing runs.
+
+        Args:
+            variants: What would be done.
+            read: Logits read of each prompt.
+        """
+        total = Cost()
+        for start, stop in self._prompt_batches(variants):
+            here = [_of_prompts(variant, start, stop) for variant in variants]
+            for group in self._variant_batches(here):
+                jobs = lay_out([here[i] for i in group], stop - start, self._n_pos)
+                total += cost_of(jobs, self.model.cfg, read)
+        return total
 
     def _pass(
         self,
@@ -171,8 +194,13 @@ class Rectangle:
         if known is not None and known.needs.covers(needs):
             return known
         needs = needs if known is None else needs.joined(known.needs)
-        self._bases[key] = self._run_base(run, start, stop, needs)
-        return self._bases[key]
+        self._bases.pop(key, None)
+        found = self._run_base(run, start, stop, needs)
+        # Oldest first: runs over other prompts make room.
+        while self._bases and sum(map(_size, self._bases.values())) + _size(found) > self.memory:
+            self._bases.pop(next(iter(self._bases)))
+        self._bases[key] = found
+        return found
 
     def _run_base(self, run: Run, start: int, stop: int, needs: BaseNeeds) -> BaseRun:
         first = first_columns(self.pairs)[start:stop]
@@ -241,8 +269,7 @@ class Rectangle:
     def _variant_batches(self, variants: Sequence[Variant]) -> Iterator[list[int]]:
         """Yield groups of variants whose rows fit in the rest of the memory."""
         cfg = self.model.cfg
-        row = FLOAT * (3 * cfg.d_model + 6 * cfg.E + cfg.R + 4 * cfg.N)
-        state = 3 * FLOAT * cfg.E * (cfg.N + cfg.d_conv)
+        row, state = row_bytes(cfg), state_bytes(cfg)
         budget = self.memory * 3 // 4
         group: list[int] = []
         used = 0
@@ -262,6 +289,11 @@ class Rectangle:
 def _of_prompts(variant: Variant, start: int, stop: int) -> Variant:
     edits = tuple((circuit, edit.of_prompts(start, stop)) for circuit, edit in variant.edits)
     return Variant(edits, variant.intervention)
+
+
+def _size(run: BaseRun) -> int:
+    kept = [*run.resid.values(), *run.h, *run.windows, *run.values.values()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
 
 def _needs(

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int64
 
 from mechtest.errors import NonFiniteError, NothingChangedError
 from mechtest.interventions.circuit import Circuit
+from mechtest.interventions.cost import Cost
 from mechtest.interventions.hooked import Hooked
 from mechtest.interventions.jobs import Variant
 from mechtest.interventions.plan import PlannedEdit, plan_edits
@@ -132,7 +133,7 @@ class Runner:
         touched = torch.zeros(len(self.pairs), dtype=torch.bool, device=self.pairs.device)
         variant = self.variant(circuits, intervention)
         if self.packs([variant]):
-            after = self._packed.logits([variant], base, touched=touched)[0]
+            after = self._packed.logits([variant], base, touched=touched[None])[0]
         else:
             after = self._hooked.edited(variant, base, touched)
         after = self._finite(after, f"{intervention.name} of {name}")
@@ -187,6 +188,50 @@ class Runner:
                 names = " + ".join(circuit.name for circuit in circuits[number])
                 self._finite(one, f"{intervention.name} of {names}")
         return after
+
+    @torch.no_grad()
+    def sweep_logits(
+        self, variants: Sequence[Variant], base: Run, *, columns: torch.Tensor | None = None
+    ) -> tuple[Float[torch.Tensor, "variant prompt token"], Bool[torch.Tensor, "variant prompt"]]:
+        """Return the logits after each of some interventions, and where activations changed.
+
+        Args:
+            variants: From `variant`.
+            base: The run intervened in.
+            columns: Tokens whose logits are wanted; None for the whole vocabulary.
+
+        Raises:
+            NonFiniteError: A result holds NaN or infinity.
+        """
+        changed = torch.zeros(
+            len(variants), len(self.pairs), dtype=torch.bool, device=self.pairs.device
+        )
+        if self.packs(variants):
+            after = self._packed.logits(variants, base, columns=columns, touched=changed)
+        else:
+            each = [
+                self._hooked.edited(variant, base, flags)
+                for variant, flags in zip(variants, changed, strict=True)
+            ]
+            after = torch.stack(each if columns is None else [one[:, columns] for one in each])
+        for variant, one in zip(variants, after, strict=True):
+            sites = ", ".join(str(edit.site) for _, edit in variant.edits)
+            self._finite(one, f"{variant.intervention.name} of {sites}")
+        return after, changed
+
+    def cost(self, variants: Sequence[Variant], *, read: int = 2) -> Cost:
+        """Return what interventions cost on packed rows, the unedited runs left out.
+
+        Args:
+            variants: From `variant`.
+            read: Logits read of each prompt.
+        """
+        if self.packs(variants):
+            return self._packed.cost(variants, read)
+        tokens = self.pairs.clean_tokens.numel()
+        weights = sum(part.numel() for part in self.model.parameters())
+        each = Cost(2.0 * weights * tokens, tokens, 0, -(-len(self.pairs) // self.batch_size))
+        return sum((each for _ in variants), Cost())
 
     def variant(
         self, circuits: Sequence[Circuit], intervention: Intervention, *, last_window: bool = True
