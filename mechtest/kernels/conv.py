@@ -45,4 +45,6 @@ def window_after(
 ) -> Float[torch.Tensor, "batch window d_inner"]:
     """Return the convolution window after `rows`: the last d_conv-1 rows seen, oldest first."""
     length = window.shape[1]
-    return torch.cat([window, rows], dim=1)[:, rows.shape[1] : rows.shape[1] + length]
+    # A copy of few rows, or a copy that lets go of all the others.
+    seen = torch.cat([window, rows[:, -length:] if length else rows[:, :0]], dim=1)
+    return seen[:, seen.shape[1] - length :].clone()

@@ -241,7 +241,7 @@ class HookedMamba(TextModel):
         stops = stop_at_layer is not None
         partial = stops or start_at_layer is not None or only_use_these_layers is not None
         with self.hooked_pass(given.n_pos, partial=partial):
-            resid, _ = self._run_blocks(given, layers, None, fast_ssm)
+            resid = self._run_blocks(given, layers, None, fast_ssm)
             if stops:
                 return resid
             logits = self._unembed(resid)
@@ -274,7 +274,8 @@ class HookedMamba(TextModel):
         if state is not None:
             state.check(self.cfg.n_layer, given.batch)
         with self.hooked_pass(given.n_pos):
-            resid, end = self._run_blocks(given, range(self.cfg.n_layer), state, fast_ssm)
+            end: list[RecurrentState] = []
+            resid = self._run_blocks(given, range(self.cfg.n_layer), state, fast_ssm, end)
             logits = self._unembed(resid)
         return logits, ModelState(tuple(end))
 
@@ -304,14 +305,15 @@ class HookedMamba(TextModel):
         layers: Sequence[int],
         state: ModelState | None,
         fast_ssm: bool | None,
-    ) -> tuple[torch.Tensor, list[RecurrentState]]:
+        end: list[RecurrentState] | None = None,
+    ) -> torch.Tensor:
+        """Return the residual stream; states go into `end`, or are let go of at once."""
         resid = given.resid
         if resid is None:
             assert given.tokens is not None
             resid = self.hook_embed(self.embedding(given.tokens))
             # Sums of many layers: never rounded to a narrow dtype on the way.
             resid = resid.to(at_least_float32(resid.dtype))
-        end = []
         for layer in layers:
             resid, after = self._blocks[layer](
                 resid,
@@ -319,8 +321,9 @@ class HookedMamba(TextModel):
                 state=None if state is None else state[layer],
                 fast_ssm=fast_ssm,
             )
-            end.append(after)
-        return resid, end
+            if end is not None:
+                end.append(after)
+        return resid
 
     def _unembed(self, resid: torch.Tensor) -> torch.Tensor:
         normed = self.hook_norm(self.norm(resid))
