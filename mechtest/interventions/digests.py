@@ -31,7 +31,7 @@ def _feed(hasher: Any, value: object) -> None:
     if isinstance(value, torch.Tensor):
         array = value.detach().cpu()
         hasher.update(f"tensor {array.dtype} {tuple(array.shape)};".encode())
-        hasher.update(array.contiguous().view(torch.uint8).numpy().tobytes())
+        hasher.update(array.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     elif isinstance(value, np.ndarray):
         _feed(hasher, torch.as_tensor(value))
     elif isinstance(value, Mapping):

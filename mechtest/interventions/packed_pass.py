@@ -301,11 +301,17 @@ class PackedPass:
             assert given is not None
             given[edit.jobs.to(self.device)] = True
         h_start = self._start_states(layer, count, given)
+        done = torch.zeros(count, dtype=torch.bool)
         for edit in known:
             assert self.base is not None
             value = _picked(self.base.read(edit.planned), edit.index)
+            again = done[edit.jobs]
+            if bool(again.any()):  # another circuit edited these states before
+                value = value.clone()
+                value[again] = h_start[edit.jobs[again].to(self.device)].transpose(1, 2)
             new = self._replaced(edit, value, slice(None))
             h_start[edit.jobs.to(self.device)] = new.transpose(1, 2)
+            done[edit.jobs] = True
         waves = _waves([edit for edit in edits if not edit.given])
         reading = self.reader is not None
         keep = self.reader.rows if self.reader is not None else waves[0].rows if waves else None

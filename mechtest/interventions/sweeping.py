@@ -138,8 +138,8 @@ def sweep(
     effects = _Effects(runner, chosen, base)
     shape = (len(table.rows), len(table.columns), len(pairs))
     values, reasons = np.full(shape, np.nan), dict(table.reasons)
-    for cell in _cells(effects, chunks, journal, _header(model, pairs, table, effects, ablation),
-                       progress=progress):  # fmt: skip
+    header = None if journal is None else _header(model, pairs, table, effects, ablation)
+    for cell in _cells(effects, chunks, journal, header, progress=progress):
         values[cell.row, cell.column] = cell.values
         if cell.reason:
             reasons[cell.row, cell.column] = cell.reason
@@ -221,13 +221,13 @@ def _cells(
     effects: _Effects,
     chunks: Sequence[Sequence[tuple[tuple[int, int], Variant]]],
     journal: str | Path | None,
-    header: dict[str, Any],
+    header: dict[str, Any] | None,
     *,
     progress: bool,
 ) -> Iterator[FinishedCell]:
     """Yield every place, those of an earlier run first."""
     total = sum(map(len, chunks))
-    if journal is None:
+    if journal is None or header is None:
         with _bar(total, progress=progress) as bar:
             for chunk in chunks:
                 yield from _computed(effects, chunk)
@@ -292,6 +292,8 @@ def _header(
         "weights": _identity(model).weights or digest_of(list(model.state_dict().values())),
         "dtype": str(model.embedding.weight.dtype),
         "prompts": digest_of([pairs.clean_tokens, pairs.corrupted_tokens, pairs.attention_mask]),
+        "order": digest_of(pairs.order.tolist()),  # what noise is keyed by
+        "roles": digest_of([list(pairs.roles), pairs.role_positions]),
         "answers": digest_of([pairs.answers.answer_ids, pairs.answers.foil_ids]),
         "templates": digest_of([list(pairs.templates), pairs.cluster.tolist()]),
         "sites": digest_of([list(row) for row in table.sites]),
@@ -299,6 +301,7 @@ def _header(
         "intervention": f"{intervention.name} {digest_of(intervention)}",
         "base": effects.base,
         "metric": effects.metric.name,
+        "vocabulary": getattr(effects.metric, "vocabulary", None),
         "engine": effects.runner.engine,
     }
 
