@@ -28,6 +28,7 @@ from mechtest.assertions.guards import (
     visible_part,
     whole_component,
 )
+from mechtest.assertions.pool import pool_key, pool_of_run
 from mechtest.assertions.question import Measured, Question
 from mechtest.assertions.settling import what_would_settle
 from mechtest.assertions.study import Study
@@ -150,7 +151,7 @@ def _begun(study: Study, terms: Terms, claim: RunningClaim, label: str) -> Begun
     sets = None
     if terms.controls is not None:
         kind = control_kind(terms.circuit, terms.controls)
-        sets = choose_controls(study, terms.circuit, kind, seed, key, level)
+        sets = choose_controls(study, terms.circuit, kind, seed, level)
     claimed = list(sets.claimed) if sets is not None else [terms.circuit]
     if terms.direction == "greater" and terms.circuit.subspace is None:
         guards.append(require_no_cut(question, terms.circuit, seed=seed, claim=key))
@@ -242,7 +243,8 @@ def _rank(begun: Begun, sets: ControlSets, claim: RunningClaim) -> tuple[Control
         if test.stop != "running":
             break
         controls = [sets.draw(number) for number in block]
-        for control, moved in zip(controls, _moved_parts(question, controls, block), strict=True):
+        moved_parts = _moved_parts(question, sets, controls, block)
+        for control, moved in zip(controls, moved_parts, strict=True):
             if test.stop != "running":
                 break
             total += moved
@@ -280,6 +282,20 @@ def _blocks(most: int) -> Iterator[range]:
 
 
 def _moved_parts(
+    question: Question, sets: ControlSets, controls: Sequence[Control], numbers: range
+) -> np.ndarray:
+    """Return what each control of a block moves, "control prompt", measured once in a run."""
+    pool, key = pool_of_run(), pool_key(question, sets.digest, numbers)
+    shape = len(controls), len(question.study.pairs)
+    known = None if key is None else pool.get(key, shape)
+    if known is None:
+        known = np.array(_measured_parts(question, controls, numbers), dtype=np.float64)
+        if key is not None:
+            pool.put(key, known)
+    return known
+
+
+def _measured_parts(
     question: Question, controls: Sequence[Control], numbers: range
 ) -> list[np.ndarray]:
     """Return what each control of a block moves."""

@@ -7,16 +7,19 @@ from all layers: a two-layer model has too few whole sites to rank one among the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from mechtest.assertions.complement import channel_count
 from mechtest.assertions.study import Study
 from mechtest.errors import ClaimInvalid, ControlsError, closest_names
-from mechtest.interventions import Circuit, Subspace, fit_spectrum
+from mechtest.interventions import Circuit, Subspace, digest_of, fit_spectrum
 from mechtest.models import HookedMamba
 from mechtest.sites import Site
 from mechtest.stats import KINDS, ComponentControls, SubspaceControls
@@ -57,6 +60,11 @@ class ControlSets(Protocol):
         """The claim, carried out as its controls are."""
         ...
 
+    @property
+    def digest(self) -> str:
+        """What the draws depend on: claims with equal digests have equal controls."""
+        ...
+
     def draw(self, number: int) -> Control:
         """Return control `number`, the same whoever asks and in whatever order."""
         ...
@@ -86,6 +94,15 @@ class SubspaceSets:
         """The claimed subspace."""
         return self._claimed
 
+    @cached_property
+    def digest(self) -> str:
+        """What the draws depend on."""
+        controls = self.controls
+        spectrum = controls.spectrum
+        parts = [np.asarray(controls.claim), spectrum.scale, spectrum.variances, spectrum.axes]
+        sites = [str(site) for site in self.circuit.sites]
+        return digest_of([self.kind, controls.seed, controls.claim_id, sites, parts])
+
     def draw(self, number: int) -> Control:
         """Return another subspace of the same rank."""
         drawn = self.controls.draw(number)
@@ -112,6 +129,15 @@ class ChannelSets:
     def claimed(self) -> Sequence[Circuit]:
         """The claimed circuit itself."""
         return [self.circuit]
+
+    @cached_property
+    def digest(self) -> str:
+        """What the draws depend on: which components there are, and how many are claimed."""
+        controls = self.controls
+        counts = Counter(controls.strata[name] for name in controls.claim)
+        return digest_of(
+            [self.kind, controls.seed, controls.claim_id, dict(controls.strata), dict(counts)]
+        )
 
     def draw(self, number: int) -> Control:
         """Return as many channels of the same hooks, from any layer."""
@@ -152,9 +178,13 @@ def control_kind(circuit: Circuit, asked: str | None) -> str:
 
 
 def choose_controls(
-    study: Study, circuit: Circuit, kind: str, seed: int, claim: str, level: float
+    study: Study, circuit: Circuit, kind: str, seed: int, level: float
 ) -> ControlSets:
     """Return the control family of a claim.
+
+    Controls are keyed by what they are controls for (kind, site, size) and the run's seed, not by
+    the claim: claims on one site share them, which leaves every claim's own error rate as it is and
+    is harmless for corrections that hold under any dependence.
 
     Raises:
         ControlsError: No control can differ from the claim, or hardly any does.
@@ -162,17 +192,16 @@ def choose_controls(
         ClaimInvalid: Subspace controls without discovery prompts.
     """
     if kind == COMPONENTS:
-        return channel_sets(study.model, circuit, seed, claim, level)
+        return channel_sets(study.model, circuit, seed, level)
     assert circuit.subspace is not None
     whole = Circuit(*[str(site) for site in circuit.sites])
     spectrum = fit_spectrum(study.discovery, whole)
-    controls = SubspaceControls(circuit.subspace.basis.numpy(), spectrum, kind, seed, claim)
+    stream = f"controls of {', '.join(map(str, circuit.sites))}, rank {circuit.subspace.rank}"
+    controls = SubspaceControls(circuit.subspace.basis.numpy(), spectrum, kind, seed, stream)
     return SubspaceSets(circuit, controls, kind)
 
 
-def channel_sets(
-    model: HookedMamba, circuit: Circuit, seed: int, claim: str, level: float
-) -> ChannelSets:
+def channel_sets(model: HookedMamba, circuit: Circuit, seed: int, level: float) -> ChannelSets:
     """Return the family of channel sets of a circuit; see the module's text."""
     strata: dict[str, str] = {}
     sizes: dict[str, int] = {}
@@ -189,7 +218,9 @@ def channel_sets(
         channels = circuit.channels or range(sizes[str(own)])
         claimed += [f"{own}#{channel}" for channel in channels]
     try:
-        controls = ComponentControls(tuple(claimed), strata, seed, claim)
+        kinds = sorted({f"{site.hook}@{site.position}" for site in circuit.sites})
+        stream = f"controls of {len(claimed)} channels of {', '.join(kinds)}"
+        controls = ComponentControls(tuple(claimed), strata, seed, stream)
     except ControlsError as error:
         raise ControlsError(
             f"{circuit.name} is all there is of its kind at its positions, in all layers",

@@ -110,7 +110,7 @@ class Terms:
         kind = control_kind(self.circuit, self.controls)
         ControlTest(0.0, level, losses=self.losses, cap=self.max_controls)
         if kind == "components":
-            channel_sets(study.model, self.circuit, 0, "", level)
+            channel_sets(study.model, self.circuit, 0, level)
         elif study.looked_at is None:
             raise ClaimInvalid(
                 "controls of a subspace are drawn in coordinates measured on discovery prompts",

@@ -5,6 +5,7 @@ that means for given prompts, `run` carries it out. Faster executors replace the
 """
 
 from mechtest.interventions.circuit import Circuit
+from mechtest.interventions.digests import digest_of
 from mechtest.interventions.fit import collect_activations, fit_means, fit_spectrum
 from mechtest.interventions.plan import PlannedEdit, plan_edits
 from mechtest.interventions.run import ENGINES, Engine, InterventionRun, Runner
@@ -44,6 +45,7 @@ __all__ = [
     "SweepResult",
     "ZeroAblation",
     "collect_activations",
+    "digest_of",
     "fit_means",
     "fit_spectrum",
     "plan_edits",

@@ -124,12 +124,15 @@ def test_other_batches_change_rounding_only(true, monkeypatch):
     assert ours.controls.values == pytest.approx(theirs.controls.values, abs=1e-4)
 
 
-def test_controls_are_keyed_by_claim_and_seed(true):
-    """Another seed or claim draws others; the model's name plays no part."""
+def test_controls_are_keyed_by_site_and_seed_and_not_by_claim(true):
+    """Another seed draws others; another claim on the same site has the same ones."""
     with running(RunningClaim(key="claim", level=LEVEL, seed=1)):
         other = check_necessary(prose(), Circuit(CARRIES), prompts(count=2), threshold=0.75)
     assert other.evidence[0].controls.values != true.evidence[0].controls.values
     assert other.evidence[0].effect.estimate == true.evidence[0].effect.estimate
+    with running(RunningClaim(key="another claim", level=LEVEL)):
+        same = check_necessary(prose(), Circuit(CARRIES), prompts(count=2), threshold=0.5)
+    assert same.evidence[0].controls.values == true.evidence[0].controls.values
 
 
 @pytest.mark.parametrize("kind", ["components", "block"])
@@ -140,8 +143,8 @@ def test_control_k_does_not_depend_on_order(kind):
             prose(), "blocks.1.hook_out_proj@last", prompts().discovery, rank=2
         )
     study = prepare_study(prose(), [circuit], prompts(), "logit_difference")
-    sets = choose_controls(study, circuit, kind, 0, "claim", LEVEL)
-    again = choose_controls(study, circuit, kind, 0, "claim", LEVEL)
+    sets = choose_controls(study, circuit, kind, 0, LEVEL)
+    again = choose_controls(study, circuit, kind, 0, LEVEL)
     forward = [sets.draw(number) for number in range(5)]
     backward = [again.draw(number) for number in reversed(range(5))][::-1]
     for ours, theirs in zip(forward, backward, strict=True):
@@ -155,7 +158,7 @@ def test_control_k_does_not_depend_on_order(kind):
 def test_component_controls_have_as_many_channels_of_the_same_hooks():
     circuit = Circuit(CARRIES, channels=range(40))
     study = prepare_study(prose(), [circuit], prompts(), "logit_difference")
-    sets = choose_controls(study, circuit, "components", 0, "claim", LEVEL)
+    sets = choose_controls(study, circuit, "components", 0, LEVEL)
     for number in range(5):
         drawn = sets.draw(number).circuits
         assert sum(len(one.channels) for one in drawn) == 40

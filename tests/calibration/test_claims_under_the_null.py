@@ -63,7 +63,7 @@ def rates(study, terms_of):
     """Return the shares of verdicts, and the controls a claim took, over many null claims."""
     verdicts, drawn = [], []
     for number in range(CLAIMS):
-        claim = RunningClaim(key=f"null {number}", level=LEVEL)
+        claim = RunningClaim(key=f"null {number}", level=LEVEL, seed=number)
         found = finish(begin(study, terms_of(number), claim), claim)
         verdicts.append(str(found.decision.verdict))
         if found.evidence.controls is not None:
