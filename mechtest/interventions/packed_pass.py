@@ -293,70 +293,102 @@ class PackedPass:
         """Run the recurrence, again from each edited state on."""
         jobs = self.jobs
         count = jobs.in_flight(layer)
-        starts = jobs.starts[: count + 1]
         edits = self._edits.get((layer, "hook_h"), [])
-        known = [edit for edit in edits if edit.given]
-        given = torch.zeros(count, dtype=torch.bool, device=self.device) if known else None
-        for edit in known:
-            assert given is not None
-            given[edit.jobs.to(self.device)] = True
-        h_start = self._start_states(layer, count, given)
-        done = torch.zeros(count, dtype=torch.bool)
-        for edit in known:
-            assert self.base is not None
-            value = _picked(self.base.read(edit.planned), edit.index)
-            again = done[edit.jobs]
-            if bool(again.any()):  # another circuit edited these states before
-                value = value.clone()
-                value[again] = h_start[edit.jobs[again].to(self.device)].transpose(1, 2)
-            new = self._replaced(edit, value, slice(None))
-            h_start[edit.jobs.to(self.device)] = new.transpose(1, 2)
-            done[edit.jobs] = True
+        own, given = self._given_states(layer, [edit for edit in edits if edit.given])
         waves = _waves([edit for edit in edits if not edit.given])
-        reading = self.reader is not None
         keep = self.reader.rows if self.reader is not None else waves[0].rows if waves else None
-        scanned = block.recur(steps, gate, h_start, starts, given=given, keep=keep)
-        out = scanned.out
-        if reading:
-            assert self.reader is not None
-            kept = scanned.kept
-            self.reader.h.append(_after_nothing(kept))
+        out = self.workspace.take("recurred", len(steps.x), block.cfg.E)
+        # Jobs with a state of their own enter here, so they come last.
+        first = count - len(own)
+        kept = []
+        for part in (range(first), range(first, count)):
+            if not part:
+                continue
+            start, stop = int(jobs.starts[part.start]), int(jobs.starts[part.stop])
+            rows = slice(start, stop)
+            shared = part.start < first
+            here = None if keep is None else keep[(keep >= start) & (keep < stop)] - start
+            states = self._base_states(layer) if shared else own
+            kept.append(
+                block.recur(
+                    steps.rows(rows),
+                    None if gate is None else gate[rows],
+                    states,
+                    jobs.starts[part.start : part.stop + 1] - start,
+                    out[rows],
+                    slots=self._slots[:first] if shared else None,
+                    given=None if shared else given,
+                    keep=here,
+                )
+            )
+        states = torch.cat(kept) if len(kept) > 1 else kept[0]
+        if self.reader is not None:
+            self.reader.h.append(_after_nothing(states))
         for number, wave in enumerate(waves):
-            value = scanned.kept.transpose(1, 2)
-            new = self._edited_states(wave, value).transpose(1, 2).contiguous()
+            new = self._edited_states(wave, states.transpose(1, 2)).transpose(1, 2).contiguous()
             index, again = _tails(wave.rows, jobs.starts[wave.jobs + 1])
             keep = None
             if number + 1 < len(waves):
                 keep = torch.searchsorted(index, waves[number + 1].rows)
-            here = index.to(self.device)
-            scanned = block.recur(
-                steps.rows(here),
-                None if gate is None else gate[here],
+            at = index.to(self.device)
+            tail = self.workspace.take("recurred again", len(index), block.cfg.E)
+            states = block.recur(
+                steps.rows(at),
+                None if gate is None else gate[at],
                 new,
                 again,
+                tail,
                 given=torch.ones(len(new), dtype=torch.bool, device=self.device),
                 keep=keep,
             )
-            out[here] = scanned.out
+            out[at] = tail
         return out
 
-    def _start_states(self, layer: int, count: int, given: torch.Tensor | None) -> torch.Tensor:
-        """Return the state before each job; where one is `given`, whatever stands there."""
-        cfg = self.model.cfg
+    def _given_states(
+        self, layer: int, edits: Sequence[RowEdit]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the states that the last jobs in flight start from, edited at once.
+
+        Returns:
+            "job d_state d_inner", from the first job with such a state on; and which of them stand
+            after their job's first position instead of before it.
+        """
+        cfg, count = self.model.cfg, self.jobs.in_flight(layer)
+        if not edits:
+            return self._resid.new_empty(0, cfg.N, cfg.E), None
+        assert self.base is not None
+        first = min(int(edit.jobs.min()) for edit in edits)
+        given = torch.zeros(count - first, dtype=torch.bool)
+        for edit in edits:
+            given[edit.jobs - first] = True
+        own = self._resid.new_empty(count - first, cfg.N, cfg.E)
+        if not bool(given.all()):
+            others = (~given).to(self.device)
+            own[others] = self.base.h[layer][self._slots[first:count][~given].to(self.device)]
+        done = torch.zeros_like(given)
+        for edit in edits:
+            value = _picked(self.base.read(edit.planned), edit.index)
+            place = (edit.jobs - first).to(self.device)
+            again = done[edit.jobs - first]
+            if bool(again.any()):  # another circuit edited these states before
+                value = value.clone()
+                value[again] = own[place[again]].transpose(1, 2)
+            own[place] = self._replaced(edit, value, slice(None)).transpose(1, 2)
+            done[edit.jobs - first] = True
+        return own, given.to(self.device)
+
+    def _base_states(self, layer: int) -> torch.Tensor:
+        """Return the states of the unedited run; the one before any token where there is none."""
         if self.base is None:
-            return self._resid.new_zeros(count, cfg.N, cfg.E)
-        slots = self._slots[:count].to(self.device)
-        if given is None:
-            return self.base.h[layer][slots]
-        h_start = self._resid.new_empty(count, cfg.N, cfg.E)
-        h_start[~given] = self.base.h[layer][slots[~given]]
-        return h_start
+            return self._resid.new_zeros(1, self.model.cfg.N, self.model.cfg.E)
+        return self.base.h[layer]
 
     @property
     def _slots(self) -> torch.Tensor:
         if not hasattr(self, "_slot_of_job"):
-            assert self.base is not None
-            self._slot_of_job = self.base.slot_before(self.jobs.prompt, self.jobs.column)
+            self._slot_of_job = torch.zeros(len(self.jobs), dtype=torch.int64)
+            if self.base is not None:
+                self._slot_of_job = self.base.slot_before(self.jobs.prompt, self.jobs.column)
         return self._slot_of_job
 
     # --- edits and reads -------------------------------------------------------------------------

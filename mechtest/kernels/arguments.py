@@ -48,8 +48,12 @@ class ScanArguments:
         given: torch.Tensor | None,
         keep: torch.Tensor | None,
         softplus: bool,
+        slots: torch.Tensor | None = None,
     ) -> ScanArguments:
         """Return the arguments with shapes, dtypes and layout checked.
+
+        With `slots`, which say where in `h_start` each segment starts, there may be any number of
+        start states.
 
         Raises:
             ShapeError: They do not go together.
@@ -62,13 +66,21 @@ class ScanArguments:
                 given=tuple(given.shape),
                 expected=str((n_segments,)),
             )
+        if slots is not None:
+            _check_slots(slots, n_segments, len(h_start))
         return cls(
             matrix("x", x, n_rows, width),
             matrix("delta", delta, n_rows, width),
             same_plane("decay", decay, n_state, width),
             matrix("B", B, n_rows, n_state),
             matrix("C", C, n_rows, n_state),
-            planes("h_start", h_start, n_segments, n_state, width),
+            planes(
+                "h_start",
+                h_start,
+                n_segments if slots is None else len(h_start),
+                n_state,
+                width,
+            ),
             indices(starts),
             None if ungated or D is None else same_plane("D", D, width),
             None if ungated or gate is None else matrix("gate", gate, n_rows, width),
@@ -136,6 +148,16 @@ def refuse_rows(code: int, starts: torch.Tensor, keep: torch.Tensor | None, n_ro
             expected=f"ascending row numbers below {n_rows}, each once",
         )
     raise MemoryError("no memory for the scratch space of a kernel")
+
+
+def _check_slots(slots: torch.Tensor, n_segments: int, n_states: int) -> None:
+    inside = bool(((slots >= 0) & (slots < n_states)).all())
+    if slots.dtype is not torch.int64 or slots.shape != (n_segments,) or not inside:
+        raise ShapeError(
+            "slots do not say where each segment starts",
+            given=f"{slots.dtype} {tuple(slots.shape)}",
+            expected=f"int64 ({n_segments},), from 0 to {n_states - 1}",
+        )
 
 
 def _check(name: str, tensor: torch.Tensor, shape: Sequence[int]) -> None:

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from mechtest.errors import MechtestError, closest_names
+from mechtest.kernels.arguments import ScanArguments
 
 __all__ = ["Backend", "backend_for", "backend_name"]
 
@@ -91,6 +92,17 @@ class Backend(Protocol):
 
     def rms_norm(self, rows: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """Run `rms_norm_rows`."""
+        ...
+
+
+@runtime_checkable
+class Resumes(Protocol):
+    """An implementation that can start many segments from one state without copying it."""
+
+    def resume(
+        self, scan: ScanArguments, slots: torch.Tensor | None, out: torch.Tensor
+    ) -> torch.Tensor:
+        """Run `resume_segments` on checked arguments."""
         ...
 
 

@@ -32,6 +32,7 @@ WORTH_A_THREAD = 1 << 21
 SLAB = 256
 """Channels that the gradients of B and C are summed over before they leave a thread."""
 CHUNK = 16
+AT_ONCE = 32
 """Rows between checkpoints. These two are named so in segments.c."""
 
 
@@ -39,7 +40,7 @@ class _Scan(ctypes.Structure):
     _fields_ = (
         *((name, _POINTER) for name in ("x", "delta", "decay", "B", "C", "h_start", "D", "gate")),
         *((f"{name}_stride", _INT) for name in ("x", "delta", "B", "C", "h", "gate")),
-        *((name, _POINTER) for name in ("starts", "keep", "given")),
+        *((name, _POINTER) for name in ("starts", "keep", "slots", "given")),
         *((name, _INT) for name in ("n_segments", "n_rows", "n_keep", "softplus")),
         *((name, _INT) for name in ("width", "n_state")),
         *((name, _POINTER) for name in ("out", "end", "kept", "checkpoints")),
@@ -127,6 +128,27 @@ class NativeBackend:
         )
         out, end, kept, _ = self.scan_checked(given_to, with_checkpoints=False)
         return out, end, kept
+
+    def resume(
+        self, scan: ScanArguments, slots: torch.Tensor | None, out: torch.Tensor
+    ) -> torch.Tensor:
+        """Write `out` and return kept states; no end states are made.
+
+        Args:
+            scan: `h_start` holds any number of states, where there are `slots`.
+            slots: Which of them each segment starts from.
+            out: "row d_inner", without gaps.
+        """
+        longest = int(scan.starts.diff().max()) if len(scan.starts) > 1 else 0
+        end = None
+        if longest > AT_ONCE:  # a state has to wait somewhere between two parts of a segment
+            end = scan.x.new_empty(len(scan.starts) - 1, *scan.decay.shape)
+        kept = scan.x.new_empty(scan.n_keep, *scan.decay.shape)
+        arguments = _scan_struct(scan, out, end, kept, None, slots=slots)
+        call = functools.partial(self._library.mt_scan, ctypes.byref(arguments))
+        code = _over_channels(call, out.shape[1], out.numel() * scan.decay.shape[0], BLOCK)
+        refuse_rows(code, scan.starts, scan.keep, len(out))
+        return kept
 
     def scan_with_gradient(
         self,
@@ -249,14 +271,16 @@ def _address(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _scan_struct(scan: ScanArguments, *results: torch.Tensor | None) -> _Scan:
+def _scan_struct(
+    scan: ScanArguments, *results: torch.Tensor | None, slots: torch.Tensor | None = None
+) -> _Scan:
     strided = (scan.x, scan.delta, scan.B, scan.C, scan.h_start)
     return _Scan(
         *map(_address, (scan.x, scan.delta, scan.decay, scan.B, scan.C)),
         *map(_address, (scan.h_start, scan.D, scan.gate)),
         *(tensor.stride(0) for tensor in strided),
         0 if scan.gate is None else scan.gate.stride(0),
-        *map(_address, (scan.starts, scan.keep, scan.given)),
+        *map(_address, (scan.starts, scan.keep, slots, scan.given)),
         *(len(scan.starts) - 1, len(scan.x), scan.n_keep, scan.softplus),
         *(scan.x.shape[1], scan.decay.shape[0]),
         *map(_address, results),

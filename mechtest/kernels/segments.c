@@ -126,7 +126,7 @@ EXPORT int mt_conv(const float *rows, int64_t row_stride, const float *weight, c
 typedef struct {
     const float *x, *delta, *decay, *B, *C, *h_start, *D, *gate;
     int64_t x_stride, delta_stride, B_stride, C_stride, h_stride, gate_stride;
-    const int64_t *starts, *keep;
+    const int64_t *starts, *keep, *slots; /* slots: which start state, or none: one a segment */
     const uint8_t *given;
     int64_t n_segments, n_rows, n_keep, softplus, width, n_state;
     float *out, *end, *kept, *checkpoints;
@@ -167,7 +167,7 @@ INLINE void scan_lanes(const Scan *a, int64_t from, int64_t past, int read_only,
         if (a->gate) __builtin_prefetch(a->gate + t * a->gate_stride + next);
         if (t - from < n_state) {
             __builtin_prefetch(before + (t - from) * a->width + next);
-            __builtin_prefetch(after + (t - from) * a->width + next, 1);
+            if (after) __builtin_prefetch(after + (t - from) * a->width + next, 1);
             __builtin_prefetch(a->decay + (t - from) * a->width + next);
         }
         vec read[4] = {all(0.0f), all(0.0f), all(0.0f), all(0.0f)};
@@ -195,7 +195,7 @@ INLINE void scan_lanes(const Scan *a, int64_t from, int64_t past, int read_only,
                         load(a->gate + t * a->gate_stride + e, n));
         store(a->out + t * a->width + e, out, n);
     }
-    FOR_STATES(i, n_state, store(after + i * a->width + e, h[i], n));
+    if (after) FOR_STATES(i, n_state, store(after + i * a->width + e, h[i], n));
 }
 
 /* Chunks of a segment that start from a state of its inside. */
@@ -207,11 +207,13 @@ INLINE void scan_segment(const Scan *a, int64_t s, int64_t *keep_at, float *chec
                          int64_t first, int64_t past, vec *h, int n_state) {
     const int64_t plane = a->width * n_state, last = a->starts[s + 1];
     int64_t n_checkpoints = checkpoints ? checkpoints_in(a, s) : 0;
-    float *after = a->end + s * plane;
+    /* Nobody asks for it, and the segment is done at once: then it is not written. */
+    float *after = a->end ? a->end + s * plane : 0;
+    const int64_t slot = a->slots ? a->slots[s] : s;
     for (int64_t t = a->starts[s]; t < last; t += AT_ONCE) {
         const int fresh = t == a->starts[s];
         const int64_t until = t + AT_ONCE < last ? t + AT_ONCE : last;
-        const float *before = fresh ? a->h_start + s * a->h_stride : after;
+        const float *before = fresh ? a->h_start + slot * a->h_stride : after;
         const int read_only = fresh && a->given && a->given[s];
         FOR_CHANNELS_(first, past, !UNROLLED(n_state), e, n,
                      scan_lanes(a, t, until, read_only, *keep_at, e, n, before, after, checkpoints,

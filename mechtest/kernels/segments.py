@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 
-from mechtest.kernels.backends import Backend, backend_for
+from mechtest.kernels.arguments import ScanArguments
+from mechtest.kernels.backends import Backend, Resumes, backend_for
 
 __all__ = [
     "ScannedSegments",
@@ -23,6 +24,7 @@ __all__ = [
     "gate_rows",
     "past_skip",
     "prepare_decay",
+    "resume_segments",
     "rms_norm_rows",
     "scan_segments",
     "silu_rows",
@@ -123,6 +125,59 @@ def scan_segments(
     return ScannedSegments(
         *run(x, delta, decay, B, C, h_start, starts, D, gate, given, keep, softplus)
     )
+
+
+def resume_segments(
+    x: Float[torch.Tensor, "row d_inner"],
+    delta: Float[torch.Tensor, "row d_inner"],
+    decay: Float[torch.Tensor, "d_state d_inner"],
+    B: Float[torch.Tensor, "row d_state"],
+    C: Float[torch.Tensor, "row d_state"],
+    h_start: Float[torch.Tensor, "state d_state d_inner"],
+    starts: Int[torch.Tensor, " boundary"],
+    out: Float[torch.Tensor, "row d_inner"],
+    *,
+    slots: Int[torch.Tensor, " segment"] | None = None,
+    D: Float[torch.Tensor, " d_inner"] | None = None,
+    gate: Float[torch.Tensor, "row d_inner"] | None = None,
+    given: Bool[torch.Tensor, " segment"] | None = None,
+    keep: Int[torch.Tensor, " kept"] | None = None,
+    softplus: bool = False,
+) -> Float[torch.Tensor, "kept d_state d_inner"]:
+    """Run `scan_segments` without gradients, and without what many segments would only copy.
+
+    Args:
+        x: As for `scan_segments`, and likewise:
+        delta: Step sizes.
+        decay: From `prepare_decay`.
+        B: Input matrix.
+        C: Output matrix.
+        h_start: States to start from; several segments may start from one.
+        starts: First row of each segment, and the number of rows.
+        out: Where the read-outs go.
+        slots: Which state each segment starts from; None is its own.
+        D: Skip weights.
+        gate: What gates the output.
+        given: Where the state is the one after the first row.
+        keep: Rows whose state is wanted.
+        softplus: Whether `delta` is to go through softplus.
+
+    Returns:
+        The states asked for by `keep`; end states are not made.
+    """
+    backend = _backend(x)
+    if isinstance(backend, Resumes) and out.is_contiguous():
+        slots = None if slots is None else slots.cpu().contiguous()
+        checked = ScanArguments.checked(
+            x, delta, decay, B, C, h_start, starts, D, gate, given, keep, softplus, slots
+        )
+        return backend.resume(checked, slots, out)
+    own = h_start if slots is None else h_start[slots.to(h_start.device)]
+    found, _, kept = backend.scan(
+        x, delta, decay, B, C, own, starts, D, gate, given, keep, softplus
+    )
+    out.copy_(found)
+    return kept
 
 
 def gate_rows(

@@ -99,9 +99,13 @@ class MambaBlock(nn.Module):
             compiled=compiled_for(normed.device.type, normed.dtype),
         )
         self.last_scan = path.name
-        # Contiguous, because torch's elementwise functions round differently on strided views: a
-        # hook that returns a copy would otherwise change the last bit.
-        inner, gate = (half.contiguous() for half in fused.chunk(2, dim=-1))
+        inner, gate = fused.chunk(2, dim=-1)
+        if path is not FUSED or self.hooks["hook_skip"].has_hooks:
+            # torch's elementwise functions round differently on strided views: a hook that returns
+            # a copy would change the last bit. And a cached half would keep the other one alive.
+            gate = gate.contiguous()
+        if path is not FUSED or self.hooks["hook_in_proj"].has_hooks:
+            inner = inner.contiguous()
         skip = self._pass("hook_skip", gate)
         inner = _masked(self._pass("hook_in_proj", inner), mask)
 
@@ -134,13 +138,13 @@ class MambaBlock(nn.Module):
             pieces.append(
                 self._convolved(piece, window, fused=fused, activate=fused and not listened)
             )
-            seen = torch.cat([window, piece], dim=1)
-            for read in windows.active(position):
-                if read >= start:  # a copy: a view would keep the whole prompt in a cache
-                    windows(read, seen[:, read + 1 - start :][:, : window.shape[1]].clone())
+            reads = [read for read in windows.active(position) if read >= start]
+            seen = torch.cat([window, piece], dim=1) if reads else piece
+            for read in reads:  # a copy: a view would keep the whole prompt in a cache
+                windows(read, seen[:, read + 1 - start :][:, : window.shape[1]].clone())
             window = windows(position, window_after(window, piece))
             start = position + 1
-        conv = torch.cat(pieces, dim=1)
+        conv = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
         if fused and not listened:
             return conv, window
         conv = self._pass("hook_conv", conv)

@@ -19,15 +19,15 @@ from mechtest.kernels.segments import (
     gate_rows,
     past_skip,
     prepare_decay,
+    resume_segments,
     rms_norm_rows,
-    scan_segments,
     silu_rows,
     softplus_rows,
 )
 from mechtest.models.block import MambaBlock
 from mechtest.models.workspace import Workspace
 
-__all__ = ["ENTERED_BEFORE", "PACKED_HOOKS", "PackedBlock", "Scanned", "Steps", "Visit"]
+__all__ = ["ENTERED_BEFORE", "PACKED_HOOKS", "PackedBlock", "Steps", "Visit"]
 
 Visit = Callable[[str, torch.Tensor], None]
 """Called with a hook's name and its rows, which it may change in place."""
@@ -96,14 +96,6 @@ class Steps:
         """Return some of the rows."""
         x, delta, B, C = (part[index] for part in (self.x, self.delta, self.B, self.C))
         return Steps(x, delta, B, C, self.raw)
-
-
-@dataclass(frozen=True, eq=False)
-class Scanned:
-    """What the recurrence gave: read-outs, gated unless somebody looks in between; kept states."""
-
-    out: Float[torch.Tensor, "row d_inner"]
-    kept: Float[torch.Tensor, "kept d_state d_inner"]
 
 
 class PackedBlock:
@@ -196,15 +188,28 @@ class PackedBlock:
         self,
         steps: Steps,
         gate: Float[torch.Tensor, "row d_inner"] | None,
-        h_start: Float[torch.Tensor, "segment d_state d_inner"],
-        starts: Int[torch.Tensor, " segment+1"],
+        h_start: Float[torch.Tensor, "state d_state d_inner"],
+        starts: Int[torch.Tensor, " boundary"],
+        out: Float[torch.Tensor, "row d_inner"],
         *,
+        slots: torch.Tensor | None = None,
         given: torch.Tensor | None = None,
         keep: torch.Tensor | None = None,
-    ) -> Scanned:
-        """Run the recurrence; gated at once where `gate` is given and nobody looks in between."""
+    ) -> Float[torch.Tensor, "kept d_state d_inner"]:
+        """Run the recurrence into `out`, gated where `gate` is given and nobody looks in between.
+
+        Args:
+            steps: Its parameters.
+            gate: Gate of each row.
+            h_start: States to start from.
+            starts: First row of each segment.
+            out: Read-outs.
+            slots: State each segment starts from; None is its own.
+            given: See `mechtest.kernels.segments.scan_segments`.
+            keep: Rows whose state is returned.
+        """
         at_once = gate is not None and not self.looked_at & GATED
-        scanned = scan_segments(
+        return resume_segments(
             steps.x,
             steps.delta,
             self.decay,
@@ -212,13 +217,14 @@ class PackedBlock:
             steps.C,
             h_start,
             starts,
+            out,
+            slots=slots,
             D=self.mixer.D if at_once else None,
             gate=gate if at_once else None,
             given=given,
             keep=keep,
             softplus=steps.raw,
         )
-        return Scanned(scanned.out, scanned.kept)
 
     def gated(
         self, out: torch.Tensor, x: torch.Tensor, gate: torch.Tensor, visit: Visit
