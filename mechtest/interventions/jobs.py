@@ -7,6 +7,7 @@ model, so that a plan can be costed and printed before anything runs.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -137,8 +138,11 @@ class Jobs:
 
     def in_flight(self, layer: int, stage: int = FROM_RECURRENCE) -> int:
         """Return how many jobs, from the first on, are computed at a stage of a layer."""
-        entered = (self.layer < layer) | ((self.layer == layer) & (self.stage <= stage))
-        return int(entered.sum())
+        return bisect_right(self._entries, (layer, stage))
+
+    @cached_property
+    def _entries(self) -> list[tuple[int, int]]:
+        return list(zip(self.layer.tolist(), self.stage.tolist(), strict=True))
 
     def entering(self, layer: int) -> range:
         """Return the jobs that start in a layer."""
