@@ -14,6 +14,7 @@ from mechtest.plugin.fixtures import parametrise
 from mechtest.plugin.marks import MARKERS
 from mechtest.plugin.options import add_options
 from mechtest.plugin.plan import PlannedClaim
+from mechtest.plugin.pooling import close_pool, join_pool, share_pool
 from mechtest.plugin.progress import WorkerProgress, live_line
 from mechtest.plugin.running import attach_facts, call_claim, refuse_problem, run_claim
 from mechtest.plugin.scheduling import longest_first, make_scheduler
@@ -36,12 +37,14 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and start to know about claims."""
     for line in MARKERS:
         config.addinivalue_line("markers", line)
+    join_pool(config)
     config.stash[SESSION] = ClaimSession(config)
     config.pluginmanager.register(Reports(config.stash[SESSION]), "mechtest-reports")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Close the journal."""
+    """Close the journal, and delete what workers shared."""
+    close_pool(config)
     session = session_of(config)
     if session is not None:
         session.close()
@@ -185,6 +188,7 @@ def _controls(config: pytest.Config) -> bool:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell a worker where journals are and how tests are dealt out."""
+    share_pool(node)
     session = session_of(node.config)
     if session is not None:
         node.workerinput["mechtest"] = session.share_journals()
