@@ -1,13 +1,12 @@
 """What a pass is said to cost is what a count by hand, and the pass itself, come to."""
 
 import pytest
-import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mechtest.interventions import Circuit, NoiseAblation, Runner
 from mechtest.interventions.cost import Cost
-from tests.interventions.tiny_pairs import place, tiny_pairs
+from tests.interventions.tiny_pairs import Passes, packed_passes, place, tiny_pairs
 from tests.tiny import tiny_model
 
 NOISE = NoiseAblation(0.1)
@@ -80,30 +79,13 @@ def test_costs_add_up():
 def test_tokens_and_passes_are_those_of_the_executor(lengths, sites, memory):
     runner = runner_of(3, lengths, memory=memory)
     variants = [variant(runner, place(runner.model, *site)) for site in sites]
-    cost = runner.cost(variants)
-    rectangle = runner._packed
-    assert (rectangle.row_layers, rectangle.passes) == (0, 0), "nothing ran"
-    base, passes = counted_apart(rectangle)
-    rectangle.logits(variants, "clean")
-    assert rectangle.row_layers - sum(base) == round(cost.tokens * 3)
-    assert rectangle.passes - len(base) == cost.passes
-    assert len(base) == len(passes)
-
-
-def counted_apart(rectangle):
-    """Return lists that fill with the rows and the runs of unedited passes."""
-    rows, runs = [], []
-    real = rectangle._run_base
-
-    def run_base(run, *rest):
-        before = rectangle.row_layers
-        found = real(run, *rest)
-        rows.append(rectangle.row_layers - before)
-        runs.append(run)
-        return found
-
-    rectangle._run_base = run_base
-    return rows, runs
+    with packed_passes() as passes:
+        cost = runner.cost(variants)
+        assert passes == Passes(), "nothing ran"
+        runner.sweep_logits(variants, "clean")
+    assert sum(passes.edited) == round(cost.tokens * 3)
+    assert len(passes.edited) == cost.passes
+    assert passes.unedited
 
 
 def test_hooks_cost_a_whole_pass_each():
@@ -113,4 +95,3 @@ def test_hooks_cost_a_whole_pass_each():
     assert cost.tokens == 3 * 15
     assert cost.flops == 3 * 2 * weights * 15
     assert cost.passes == 3 * 2
-    assert torch.is_grad_enabled()

@@ -14,9 +14,8 @@ from mechtest.interventions import (
     Runner,
     ZeroAblation,
 )
-from mechtest.interventions.rectangle import Rectangle
 from mechtest.models.packed_block import FEWEST_ROWS, PACKED_HOOKS
-from tests.interventions.tiny_pairs import edit, place, tiny_pairs
+from tests.interventions.tiny_pairs import edit, packed_passes, place, tiny_pairs
 from tests.tiny import tiny_model
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
@@ -195,19 +194,17 @@ def test_columns_are_a_part_of_the_whole_vocabulary():
 # --- unedited runs -----------------------------------------------------------------------------
 
 
-def test_unedited_runs_are_kept(monkeypatch):
+def test_unedited_runs_are_kept():
     """One clean and one corrupted run serve a whole list, and the next one after it."""
-    ran = []
-    real = Rectangle._run_base
-    monkeypatch.setattr(Rectangle, "_run_base", lambda self, *a: ran.append(a[0]) or real(self, *a))
     model = tiny_model()
     runner = Runner(model, tiny_pairs(model, [8, 5, 7]), engine="packed")
     variants = many(runner)
-    runner.sweep_logits(variants, "clean")
-    assert sorted(ran) == ["clean", "corrupted"]
-    runner.sweep_logits(variants, "clean")
-    runner.sweep_logits(variants[:3], "clean")
-    assert sorted(ran) == ["clean", "corrupted"]
+    with packed_passes() as passes:
+        runner.sweep_logits(variants, "clean")
+        runner.sweep_logits(variants, "clean")
+        runner.sweep_logits(variants[:3], "clean")
+    assert len(passes.edited) == 3
+    assert len(passes.unedited) == 2
 
 
 def test_kept_runs_stay_within_the_memory():
@@ -215,7 +212,8 @@ def test_kept_runs_stay_within_the_memory():
     model = tiny_model(d_model=16)
     pairs = tiny_pairs(model, [8] * 24)
     runner = Runner(model, pairs, engine="packed", memory=2**19)
-    runner.sweep_logits(many(runner)[::2], "clean")
+    with packed_passes() as passes:
+        runner.sweep_logits(many(runner)[::2], "clean")
     held = runner._packed._bases
     kept = sum(
         part.numel() * part.element_size()
@@ -224,7 +222,7 @@ def test_kept_runs_stay_within_the_memory():
     )
     assert held
     assert kept <= 2**19
-    assert runner._packed.passes > len(held) + 1, "some were let go"
+    assert len(passes.unedited) > len(held), "some were let go"
 
 
 # --- who does it -------------------------------------------------------------------------------
@@ -247,11 +245,12 @@ def test_auto_does_by_hooks_what_has_no_rows():
     pairs = tiny_pairs(model, [5, 5])
     auto, hooked = Runner(model, pairs), Runner(model, pairs, engine="hooked")
     circuit = Circuit("blocks.0.hook_A", "blocks.1.hook_y@last")
-    ours = auto.run(circuit, ZeroAblation())
-    assert torch.equal(ours.logits, hooked.run(circuit, ZeroAblation()).logits)
-    assert auto._packed.passes == 0
-    auto.run(Circuit("blocks.1.hook_y@last"), ZeroAblation())
-    assert auto._packed.passes > 0
+    with packed_passes() as passes:
+        ours = auto.run(circuit, ZeroAblation())
+        assert torch.equal(ours.logits, hooked.run(circuit, ZeroAblation()).logits)
+        assert not passes.edited
+        auto.run(Circuit("blocks.1.hook_y@last"), ZeroAblation())
+        assert passes.edited
 
 
 def test_a_hook_on_the_model_counts():
@@ -268,9 +267,10 @@ def test_a_hook_on_the_model_counts():
 
     model.add_hook("blocks.1.hook_out_proj", doubled)
     runner = Runner(model, pairs)
-    ours = runner.run(circuit, ResampleAblation())
+    with packed_passes() as passes:
+        ours = runner.run(circuit, ResampleAblation())
     assert called
-    assert runner._packed.passes == 0
+    assert not passes.edited
     assert difference(ours.logits, plain.logits) > 1e-3
     model.reset_hooks()
     assert difference(Runner(model, pairs).run(circuit, ResampleAblation()).logits,

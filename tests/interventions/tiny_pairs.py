@@ -1,5 +1,8 @@
 """Random prompts with twins, and edits of every kind, for tiny random models."""
 
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
 import torch
 
 from mechtest.interventions import (
@@ -11,6 +14,7 @@ from mechtest.interventions import (
     Subspace,
     ZeroAblation,
 )
+from mechtest.interventions.packed_pass import PackedPass
 from mechtest.sites.table import HOOKS_BY_NAME
 from mechtest.tasks import AnswerIds, EncodedPairs, Fingerprints
 from tests.tiny import tiny_tokens
@@ -85,3 +89,28 @@ def feature_shape(model, hook):
              "d_conv-1": cfg.d_conv - 1}  # fmt: skip
     axes = HOOKS_BY_NAME[hook].axes
     return [sizes[axis] for axis in axes if axis not in ("batch", "pos")]
+
+
+@dataclass
+class Passes:
+    """Rows times layers of every packed pass, unedited ones apart."""
+
+    unedited: list = field(default_factory=list)
+    edited: list = field(default_factory=list)
+
+
+@contextmanager
+def packed_passes():
+    """Yield what is counted while packed passes run."""
+    passes, real = Passes(), PackedPass.run
+
+    def run(self):
+        found = real(self)
+        (passes.edited if self.reader is None else passes.unedited).append(self.row_layers)
+        return found
+
+    PackedPass.run = run
+    try:
+        yield passes
+    finally:
+        PackedPass.run = real
