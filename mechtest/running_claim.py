@@ -14,15 +14,50 @@ from typing import Any
 
 from mechtest.records import ClaimRecord, EffectMap
 
-__all__ = ["DEFAULT_ALPHA", "RunningClaim", "current_claim", "running"]
+__all__ = [
+    "DEFAULT_ALPHA",
+    "DEFAULT_MEMORY",
+    "RunningClaim",
+    "Tally",
+    "current_claim",
+    "running",
+]
 
 DEFAULT_ALPHA = 0.05
+DEFAULT_MEMORY = 512 * 2**20
+"""Bytes that a batch of packed rows may take."""
 
 Event = Callable[[str, Mapping[str, Any]], None]
 
 
 def _nobody(event: str, content: Mapping[str, Any]) -> None:
     del event, content
+
+
+@dataclass
+class Tally:
+    """What one executor of interventions has done so far.
+
+    Attributes:
+        engine: `packed` or `hooked`.
+        n_layer: Layers of the model.
+        kernels: What its passes ran on; empty before the first.
+        interventions: Carried out; unedited runs are none.
+        passes: Passes through the model, or through the part of it that was left.
+        row_layers: Tokens times the layers they went through.
+    """
+
+    engine: str
+    n_layer: int
+    kernels: str = ""
+    interventions: int = 0
+    passes: int = 0
+    row_layers: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens through the model; one through half of the layers counts half."""
+        return self.row_layers // self.n_layer
 
 
 @dataclass
@@ -39,11 +74,13 @@ class RunningClaim:
         seed: Root seed.
         registered: Whether the lock holds this claim; otherwise it is exploratory.
         planning: Only say what would be done: no forward pass, no verdict.
+        engine: Executor of interventions that is asked for: `auto`, `packed` or `hooked`.
+        memory: Bytes that a batch of packed rows may take.
         records: What its assertions found, in order.
         plans: What they would do, while planning.
         maps: Tables attached to it.
         on_event: Told of progress; the plugin writes it to a journal.
-        forward_passes: Of all its assertions.
+        tallies: What the executors made for it have done.
     """
 
     id: str = ""
@@ -54,11 +91,34 @@ class RunningClaim:
     seed: int = 0
     registered: bool = False
     planning: bool = False
+    engine: str = "auto"
+    memory: int = DEFAULT_MEMORY
     records: list[ClaimRecord] = field(default_factory=list)
     plans: list[Mapping[str, Any]] = field(default_factory=list)
     maps: list[EffectMap] = field(default_factory=list)
     on_event: Event = _nobody
-    forward_passes: int = 0
+    tallies: list[Tally] = field(default_factory=list)
+
+    @property
+    def forward_passes(self) -> int:
+        """Of all its assertions and of what they were given."""
+        return sum(tally.passes for tally in self.tallies)
+
+    @property
+    def forward_tokens(self) -> int:
+        """Tokens through the model for these."""
+        return sum(tally.tokens for tally in self.tallies)
+
+    @property
+    def engines(self) -> str:
+        """Which executors carried its interventions out: `packed`, `hooked`, both or none."""
+        used = {tally.engine for tally in self.tallies if tally.interventions}
+        return ", ".join(sorted(used, reverse=True))
+
+    @property
+    def kernels(self) -> list[str]:
+        """What its passes ran on: `native`, `numba`, `torch`, `cuda`."""
+        return sorted({tally.kernels for tally in self.tallies if tally.kernels})
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Say how far a long claim has come.

@@ -11,14 +11,14 @@ from mechtest.assertions.outcome import checked
 from mechtest.assertions.study import Study, prepare_study
 from mechtest.assertions.terms import Terms
 from mechtest.errors import MechtestError
-from mechtest.interventions import Circuit, Intervention, ResampleAblation
+from mechtest.interventions import Circuit, Cost, Intervention, ResampleAblation
 from mechtest.models import HookedMamba
 from mechtest.records import ClaimRecord, Verdict
 from mechtest.running_claim import RunningClaim
 from mechtest.stats import LOSSES
 from mechtest.tasks import Metric, PromptPairs, logit_difference
 
-__all__ = ["Asked", "BuildTerms", "Options", "ask", "planned"]
+__all__ = ["Asked", "BuildTerms", "Options", "ask", "cost_of_plan", "plan_record", "planned"]
 
 
 class Options(TypedDict, total=False):
@@ -100,14 +100,29 @@ def ask(
 
 def planned(kind: str, study: Study, terms: Terms, claim: RunningClaim) -> ClaimRecord:
     """Note what checking would take, and return a record that says nothing was checked."""
-    problem = ""
+    problem, cost = "", None
     try:
         terms.require_attainable(study, claim.level)
+        cost = cost_of_plan(terms.cost(study, claim.level, claim.seed))
     except MechtestError as error:
         problem = f"{error.what} ({error.given}; expected {error.expected})"
-    plan = terms.plan(study, claim.level)
+    plan = {**terms.plan(study, claim.level), "cost": cost}
     claim.plans.append({**plan, "attainable": not problem, "problem": problem})
     return plan_record(kind, claim, study.tested.digest, plan["settings"])
+
+
+def cost_of_plan(cost: Cost, times: int = 1) -> dict[str, float]:
+    """Return a predicted cost as a plan holds it.
+
+    Args:
+        cost: Of one model.
+        times: Models, one after the other.
+    """
+    return {
+        "gflop": round(times * cost.flops / 1e9, 3),
+        "forward_tokens": round(times * cost.tokens),
+        "bytes": cost.bytes,
+    }
 
 
 def plan_record(

@@ -6,9 +6,8 @@ architecture does not force the answer; then the effect, then its rank among con
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from mechtest.assertions.control_sets import (
     ControlSets,
     SubspaceSets,
     choose_controls,
+    control_blocks,
     control_kind,
 )
 from mechtest.assertions.guards import (
@@ -33,7 +33,7 @@ from mechtest.assertions.question import Measured, Question
 from mechtest.assertions.settling import what_would_settle
 from mechtest.assertions.study import Study
 from mechtest.assertions.terms import Terms
-from mechtest.errors import MechtestError, NonFiniteError
+from mechtest.errors import NonFiniteError
 from mechtest.records import Controls, Effect, Evidence, Guard, Verdict
 from mechtest.running_claim import RunningClaim
 from mechtest.stats import (
@@ -51,9 +51,6 @@ from mechtest.stats import (
 __all__ = ["Answer", "Begun", "answer", "begin", "finish"]
 
 UNIT = "share of behaviour"
-BLOCKS = (8, 8, 16, 32)
-"""Controls measured together, one block after the other; the last size goes on. False claims end
-within the first few, and what a block measures beyond the end of a test is left unused."""
 STILL_REFUTING = 13
 """Third losses later than this refute nothing; a claim that cannot be supported stops there."""
 
@@ -135,14 +132,6 @@ def begin(study: Study, terms: Terms, claim: RunningClaim, *, label: str = "") -
         MechtestError: The claim cannot be tested as stated.
     """
     terms.require_attainable(study, claim.level)
-    try:
-        return _begun(study, terms, claim, label)
-    except MechtestError:
-        claim.forward_passes += study.runner.forward_passes  # `finish` never comes to count them
-        raise
-
-
-def _begun(study: Study, terms: Terms, claim: RunningClaim, label: str) -> Begun:
     level, seed = claim.level, claim.seed
     key = f"{claim.key}|{label}" if label else claim.key
     question = Question(study, terms.mode, terms.intervention, terms.circuit)
@@ -185,7 +174,6 @@ def finish(begun: Begun, claim: RunningClaim, *, skip_controls: str = "") -> Ans
     if decision.verdict is Verdict.INCONCLUSIVE:
         effect = begun.measured.effect(study)
         settle = what_would_settle(decision, effect, terms, finding, begun.level)
-    claim.forward_passes += study.runner.forward_passes
     return Answer(_evidence(begun, decision, controls), decision, settle)
 
 
@@ -239,7 +227,7 @@ def _rank(begun: Begun, sets: ControlSets, claim: RunningClaim) -> tuple[Control
     test = ControlTest(observed, begun.level, losses=terms.losses, cap=terms.max_controls)
     total = np.zeros(len(measured.moved_part))
     most = test.cap if hopeful else min(test.cap, STILL_REFUTING)
-    for block in _blocks(most):  # a hopeless claim needs no more than can still refute it
+    for block in control_blocks(most):  # a hopeless claim needs no more than can still refute it
         if test.stop != "running":
             break
         controls = [sets.draw(number) for number in block]
@@ -269,16 +257,6 @@ def _rank(begun: Begun, sets: ControlSets, claim: RunningClaim) -> tuple[Control
         weak=sets.weak,
         values=tuple(_plain(value) for value in found.values),
     )
-
-
-def _blocks(most: int) -> Iterator[range]:
-    """Yield the numbers of the controls, a block at a time."""
-    start = 0
-    for size in chain(BLOCKS, repeat(BLOCKS[-1])):
-        if start >= most:
-            return
-        yield range(start, min(start + size, most))
-        start += size
 
 
 def _moved_parts(

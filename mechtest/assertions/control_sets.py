@@ -8,9 +8,10 @@ from all layers: a two-layer model has too few whole sites to rank one among the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain, repeat
 from typing import Protocol
 
 import numpy as np
@@ -24,7 +25,19 @@ from mechtest.models import HookedMamba
 from mechtest.sites import Site
 from mechtest.stats import KINDS, ComponentControls, SubspaceControls
 
-__all__ = ["COMPONENTS", "Control", "ControlSets", "choose_controls", "control_kind"]
+__all__ = [
+    "COMPONENTS",
+    "Control",
+    "ControlSets",
+    "channel_sets",
+    "choose_controls",
+    "control_blocks",
+    "control_kind",
+]
+
+BLOCKS = (8, 8, 16, 32)
+"""Controls measured together, one block after the other; the last size goes on. False claims end
+within the first few, and what a block measures beyond the end of a test is left unused."""
 
 COMPONENTS = "components"
 
@@ -175,6 +188,16 @@ def control_kind(circuit: Circuit, asked: str | None) -> str:
             next_step="leave controls= out for the kind that fits",
         )
     return kind
+
+
+def control_blocks(most: int) -> Iterator[range]:
+    """Yield the numbers of the controls, a block at a time."""
+    start = 0
+    for size in chain(BLOCKS, repeat(BLOCKS[-1])):
+        if start >= most:
+            return
+        yield range(start, min(start + size, most))
+        start += size
 
 
 def choose_controls(

@@ -10,7 +10,7 @@ import torch
 from mechtest.assertions.question import Measured, Question
 from mechtest.assertions.study import Study, Values
 from mechtest.errors import ClaimInvalid
-from mechtest.interventions import Circuit, Runner, Subspace
+from mechtest.interventions import Circuit, Runner, Subspace, runner_for_claim
 from mechtest.models import HookedMamba
 from mechtest.records import Guard
 from mechtest.stats import (
@@ -107,7 +107,7 @@ def require_no_cut(question: Question, circuit: Circuit, *, seed: int, claim: st
         seed=derived_seed(seed, claim, "random twin") % 2**31,
     )
     keep = np.linspace(0, len(study.pairs) - 1, min(TWIN_PROMPTS, len(study.pairs))).astype(int)
-    small = _TwinStudy(study, Runner(twin, study.pairs[np.unique(keep)]))
+    small = _TwinStudy(study, runner_for_claim(twin, study.pairs[np.unique(keep)]))
     asked = Question(small, question.mode, question.intervention, question.circuit)
     measured = asked.measure([circuit])
     largest = float(np.abs(measured.behaviour).max())

@@ -34,11 +34,11 @@ def checked(kind: str, check: Check, *, level: float | None, statement: str) -> 
         level: The caller's level; None takes that of the running claim (.05 outside a test).
         statement: Instead of the running claim's sentence.
     """
-    outer = claim = current_claim() or RunningClaim()
+    claim = current_claim() or RunningClaim()
     try:
         inside_hypothesis()
         if level is not None:
-            claim = _with_level(outer, level)
+            claim = _with_level(claim, level)
         return check(claim)
     except MechtestError as error:
         if claim.planning:
@@ -56,8 +56,6 @@ def checked(kind: str, check: Check, *, level: float | None, statement: str) -> 
             prompts="",
             settings={"kind": kind},
         )
-    finally:
-        outer.forward_passes = claim.forward_passes
 
 
 def _plan_problem(kind: str, claim: RunningClaim, error: MechtestError) -> None:

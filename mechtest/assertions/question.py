@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mechtest.assertions.complement import complement_of, universe_of
 from mechtest.assertions.study import Study, Values
-from mechtest.interventions import Circuit, Intervention, InterventionRun, Patch, Run
+from mechtest.interventions import Circuit, Cost, Intervention, InterventionRun, Patch, Run
 from mechtest.stats import ClusterEffect, cluster_effect
 
 __all__ = ["Direction", "Measured", "Mode", "Question"]
@@ -85,6 +85,15 @@ class Question:
         _, intervention, base = asked[0]
         circuits = [edited for edited, _, _ in asked]
         return [self._moved(v) for v in self.study.read_after(circuits, intervention, base)]
+
+    def cost(self, controls: Sequence[Sequence[Circuit]]) -> Cost:
+        """Return what `moved_parts` will cost, the unedited runs left out; nothing runs."""
+        runner = self.study.runner
+        variants = [
+            runner.variant(edited, intervention, last_window=False)
+            for edited, intervention, _ in map(self._asked, controls)
+        ]
+        return runner.cost(variants, read=self.study.columns_read)
 
     def _asked(self, circuits: Sequence[Circuit]) -> tuple[Sequence[Circuit], Intervention, Run]:
         """Return what is edited, how, and in which run."""

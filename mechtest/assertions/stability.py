@@ -8,7 +8,7 @@ from typing import Any, Literal, Unpack
 
 from mechtest.assertions import absence, necessity, specificity, sufficiency
 from mechtest.assertions._decide import REFUTATION
-from mechtest.assertions.asking import Asked, Options, plan_record
+from mechtest.assertions.asking import Asked, Options, cost_of_plan, plan_record
 from mechtest.assertions.conduct import Answer, Begun, begin, finish
 from mechtest.assertions.outcome import checked, conclude
 from mechtest.assertions.study import prepare_study
@@ -206,9 +206,10 @@ def _plan(asked: _Seeds, claim: RunningClaim) -> ClaimRecord:
     circuit = asked.circuit_of(model)
     study = prepare_study(model, [circuit], asked.prompts, asked.asked.metric)
     terms = _terms(asked.using, circuit, asked.asked, asked.extra)
-    problem = ""
+    problem, cost = "", None
     try:
         terms.require_attainable(study, claim.level)
+        cost = cost_of_plan(terms.cost(study, claim.level, claim.seed), len(asked.models))
         if asked.mode == "mean":
             _require_mean(asked, claim.level)
     except MechtestError as error:
@@ -218,6 +219,7 @@ def _plan(asked: _Seeds, claim: RunningClaim) -> ClaimRecord:
     claim.plans.append(
         {
             **plan,
+            "cost": cost,
             "settings": settings,
             "seeds": len(asked.models),
             "forward_passes": plan["forward_passes"] * len(asked.models),

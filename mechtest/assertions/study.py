@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechtest.errors import ClaimInvalid, MechtestError, MetricError, NonFiniteError
-from mechtest.interventions import Circuit, Intervention, Run, Runner, plan_edits
+from mechtest.interventions import Circuit, Intervention, Run, Runner, plan_edits, runner_for_claim
 from mechtest.models import HookedMamba
 from mechtest.records import ModelIdentity
 from mechtest.tasks import (
@@ -53,7 +53,7 @@ class Study:
     runner: Runner = field(init=False)
 
     def __post_init__(self) -> None:
-        self.runner = Runner(self.model, self.tested.encode(self.model.tokenizer))
+        self.runner = runner_for_claim(self.model, self.tested.encode(self.model.tokenizer))
 
     @property
     def pairs(self) -> EncodedPairs:
@@ -74,7 +74,7 @@ class Study:
                 expected="the whole collection, which both halves are taken from",
                 next_step="pass `prompts`, not `prompts.test`",
             )
-        return Runner(self.model, self.looked_at.encode(self.model.tokenizer))
+        return runner_for_claim(self.model, self.looked_at.encode(self.model.tokenizer))
 
     @property
     def labels(self) -> list[str]:
@@ -115,7 +115,7 @@ class Study:
         Raises:
             MetricError, NonFiniteError: As `read`.
         """
-        if not getattr(self.metric, "answers_only", False) or self._within is not None:
+        if not self._answers_only:
             found = self.runner.logits_after(controls, intervention, base)
             return [self.read(logits) for logits in found]
         columns, answers = self._answer_columns
@@ -126,8 +126,14 @@ class Study:
         return values
 
     @property
-    def _within(self) -> int | None:
-        return getattr(self.metric, "vocabulary", None)
+    def columns_read(self) -> int:
+        """Number of tokens whose logits are computed for a control."""
+        return len(self._answer_columns[0]) if self._answers_only else self.model.cfg.d_vocab
+
+    @property
+    def _answers_only(self) -> bool:
+        within = getattr(self.metric, "vocabulary", None)
+        return bool(getattr(self.metric, "answers_only", False)) and within is None
 
     @cached_property
     def _answer_columns(self) -> tuple[Tensor, AnswerIds]:

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from mechtest.assertions._decide import REFUTATION
-from mechtest.assertions.control_sets import channel_sets, control_kind
+from mechtest.assertions.control_sets import (
+    COMPONENTS,
+    channel_sets,
+    control_blocks,
+    control_kind,
+)
 from mechtest.assertions.guards import BEHAVIOUR_LEVEL
-from mechtest.assertions.question import Direction, Mode
+from mechtest.assertions.question import Direction, Mode, Question
 from mechtest.assertions.study import Study
 from mechtest.errors import ClaimInvalid
-from mechtest.interventions import Circuit, Intervention
+from mechtest.interventions import Circuit, Cost, Intervention
 from mechtest.stats import (
     LOSSES,
     ControlTest,
@@ -109,7 +114,7 @@ class Terms:
             return
         kind = control_kind(self.circuit, self.controls)
         ControlTest(0.0, level, losses=self.losses, cap=self.max_controls)
-        if kind == "components":
+        if kind == COMPONENTS:
             channel_sets(study.model, self.circuit, 0, level)
         elif study.looked_at is None:
             raise ClaimInvalid(
@@ -123,6 +128,28 @@ class Terms:
         """Return the smallest level of any test over templates: that there is a behaviour, too."""
         held = self.threshold is not None and self.judged
         return min(level, BEHAVIOUR_LEVEL) if held else BEHAVIOUR_LEVEL
+
+    def cost(self, study: Study, level: float, seed: int) -> Cost:
+        """Return what measuring the circuit and the controls needed for support will cost.
+
+        Unedited runs and guards are left out. Nothing is run.
+
+        Raises:
+            ControlsError, UnattainableLevelError: As `require_attainable`.
+            SiteNotServedError: The engine that is asked for cannot carry it out.
+        """
+        question = Question(study, self.mode, self.intervention, self.circuit)
+        total = question.cost([[self.circuit]])
+        if self.controls is None:
+            return total
+        sets = None  # all subspaces of a site cost the same
+        if control_kind(self.circuit, self.controls) == COMPONENTS:
+            sets = channel_sets(study.model, self.circuit, seed, level)
+        for block in control_blocks(needed_controls(level, losses=self.losses)):
+            total += question.cost(
+                [[self.circuit] if sets is None else sets.draw(n).circuits for n in block]
+            )
+        return total
 
     def plan(self, study: Study, level: float) -> dict[str, Any]:
         """Return what checking this claim will take at most, without running anything."""

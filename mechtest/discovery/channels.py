@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mechtest.errors import ClaimInvalid, NothingChangedError, ShapeError
-from mechtest.interventions import Circuit, Intervention, ResampleAblation, Runner
+from mechtest.interventions import Circuit, Intervention, ResampleAblation, runner_for_claim
 from mechtest.models import HookedMamba
 from mechtest.tasks import DiscoveryPairs, Metric, logit_difference
 
@@ -51,7 +51,7 @@ def find_channels(
             given=repr(prompts),
             expected="prompts.discovery",
         )
-    runner = Runner(model, prompts.encode(model.tokenizer))
+    runner = runner_for_claim(model, prompts.encode(model.tokenizer))
     clean = metric(runner.logits("clean"), runner.pairs)
     ablation = intervention or ResampleAblation()
     effects: list[float] = []

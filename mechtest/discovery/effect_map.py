@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from mechtest.errors import ClaimInvalid, MetricError, NothingChangedError
-from mechtest.interventions import Circuit, Intervention, ResampleAblation, Runner
+from mechtest.interventions import Circuit, Intervention, ResampleAblation, runner_for_claim
 from mechtest.models import HookedMamba
 from mechtest.records import EffectMap
 from mechtest.tasks import DiscoveryPairs, EncodedPairs, Metric, logit_difference
@@ -53,7 +53,7 @@ def map_effects(
             given=repr(prompts),
             expected="prompts.discovery",
         )
-    runner = Runner(model, prompts.encode(model.tokenizer))
+    runner = runner_for_claim(model, prompts.encode(model.tokenizer))
     chosen = list(positions) or _roles(runner.pairs)
     ablation = intervention or ResampleAblation()
     clean = metric(runner.logits("clean"), runner.pairs)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 
 from mechtest.errors import ClaimInvalid, ShapeError
-from mechtest.interventions import Circuit, Runner, Subspace, collect_activations, fit_spectrum
+from mechtest.interventions import (
+    Circuit,
+    Subspace,
+    collect_activations,
+    fit_spectrum,
+    runner_for_claim,
+)
 from mechtest.models import HookedMamba
 from mechtest.tasks import DiscoveryPairs
 
@@ -44,7 +50,7 @@ def find_difference_subspace(
             given=repr(prompts),
             expected="prompts.discovery",
         )
-    runner = Runner(model, prompts.encode(model.tokenizer))
+    runner = runner_for_claim(model, prompts.encode(model.tokenizer))
     whole = Circuit(site)
     scale = torch.as_tensor(fit_spectrum(runner, whole).scale)
     clean, corrupted = (

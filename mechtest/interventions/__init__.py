@@ -5,6 +5,8 @@ that means for given prompts, `run` carries it out. Faster executors replace the
 """
 
 from mechtest.interventions.circuit import Circuit
+from mechtest.interventions.claim_runner import runner_for_claim
+from mechtest.interventions.cost import Cost
 from mechtest.interventions.digests import digest_of
 from mechtest.interventions.fit import collect_activations, fit_means, fit_spectrum
 from mechtest.interventions.plan import PlannedEdit, plan_edits
@@ -27,6 +29,7 @@ from mechtest.interventions.sweeping import SweepPlan, sweep
 __all__ = [
     "ENGINES",
     "Circuit",
+    "Cost",
     "Engine",
     "Intervention",
     "InterventionRun",
@@ -49,5 +52,6 @@ __all__ = [
     "fit_means",
     "fit_spectrum",
     "plan_edits",
+    "runner_for_claim",
     "sweep",
 ]

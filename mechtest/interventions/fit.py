@@ -86,6 +86,7 @@ def collect_activations(
         _, cache = runner.model.run_with_cache(
             tokens, attention_mask=batch.attention_mask, names_filter=names
         )
+        runner.count(tokens)
         for edit in plan:
             value = cache[edit.name]  # per-position hooks come stacked along axis 1
             rows = value.unsqueeze(0) if edit.where is None else value[edit.where[part]]

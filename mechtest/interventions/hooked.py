@@ -17,7 +17,9 @@ from mechtest.interventions.edits import Edit
 from mechtest.interventions.jobs import Variant
 from mechtest.interventions.plan import PlannedEdit
 from mechtest.interventions.spec import Places, Run
+from mechtest.kernels import backend_name
 from mechtest.models import HookedMamba, HookPoint, ModelState
+from mechtest.running_claim import Tally
 from mechtest.tasks import EncodedPairs
 
 __all__ = ["Hooked"]
@@ -42,15 +44,13 @@ class Hooked:
         batch_size: Prompts a forward pass; part of what fixes the last bits of a result.
 
     Attributes:
-        forward_passes: Passes so far.
-        forward_tokens: Tokens that went through the model so far.
+        tally: What was done so far.
     """
 
     model: HookedMamba
     pairs: EncodedPairs
     batch_size: int
-    forward_passes: int = field(default=0, init=False)
-    forward_tokens: int = field(default=0, init=False)
+    tally: Tally = field(init=False)
     _caches: dict[tuple[Run, int, int, str], Mapping[str, torch.Tensor]] = field(
         default_factory=dict, init=False
     )
@@ -59,6 +59,7 @@ class Hooked:
 
     def __post_init__(self) -> None:
         self._batches = list(self.pairs.batches(self.batch_size))
+        self.tally = Tally("hooked", self.model.cfg.n_layer)
 
     def plain(self, run: Run, column: int = 0) -> Float[torch.Tensor, "prompt d_vocab"]:
         """Return the logits of an unedited run at the last position.
@@ -80,6 +81,7 @@ class Hooked:
             base: The run intervened in.
             touched: Set where an activation of a prompt was changed, unless None.
         """
+        self.tally.interventions += 1
         column = self.first_column(variant)
         source = variant.intervention.source(base)
         logits = []
@@ -114,7 +116,7 @@ class Hooked:
     ) -> torch.Tensor:
         """Return the logits at the last position of one batch."""
         rest = self._rest(run, index, column)
-        self._count(rest.tokens)
+        self.count(rest.tokens)
         with self.model.hooks(fwd_hooks=list(hooks)):
             logits, _ = self.model.run_with_state(rest.tokens, rest.state, attention_mask=rest.mask)
         return logits[:, -1]
@@ -126,7 +128,7 @@ class Hooked:
             tokens = batch.clean_tokens if run == "clean" else batch.corrupted_tokens
             mask, state = batch.attention_mask, None
             if column:
-                self._count(tokens[:, :column])
+                self.count(tokens[:, :column])
                 _, state = self.model.run_with_state(
                     tokens[:, :column], attention_mask=_needed(mask[:, :column])
                 )
@@ -141,7 +143,7 @@ class Hooked:
         key = (run, index, column, "|".join(names))
         if key not in self._caches:
             rest = self._rest(run, index, column)
-            self._count(rest.tokens)
+            self.count(rest.tokens)
             values: dict[str, torch.Tensor] = {}
 
             def keep(value: torch.Tensor, hook: HookPoint) -> None:
@@ -152,9 +154,12 @@ class Hooked:
             self._caches[key] = values
         return self._caches[key]
 
-    def _count(self, tokens: torch.Tensor) -> None:
-        self.forward_passes += 1
-        self.forward_tokens += tokens.numel()
+    def count(self, tokens: torch.Tensor) -> None:
+        """Count a pass of these tokens through the whole model."""
+        weight = self.model.embedding.weight
+        self.tally.kernels = backend_name(weight.device.type, weight.dtype)
+        self.tally.passes += 1
+        self.tally.row_layers += tokens.numel() * self.model.cfg.n_layer
 
 
 def _needed(mask: torch.Tensor) -> torch.Tensor | None:

@@ -31,15 +31,17 @@ from mechtest.interventions.jobs import (
 from mechtest.interventions.packed_pass import PackedPass, Reader
 from mechtest.interventions.plan import PlannedEdit
 from mechtest.interventions.spec import Places, Run
+from mechtest.kernels import backend_name
 from mechtest.kernels.segments import rms_norm_rows
 from mechtest.models import PACKED_HOOKS, HookedMamba, Workspace
 from mechtest.models.packed_block import linear
+from mechtest.running_claim import DEFAULT_MEMORY, Tally
 from mechtest.sites import Site
 from mechtest.tasks import EncodedPairs
 
 __all__ = ["MEMORY", "Rectangle"]
 
-MEMORY = 512 * 2**20
+MEMORY = DEFAULT_MEMORY
 """Bytes that one batch may take, by default."""
 
 FLOAT = 4
@@ -56,20 +58,19 @@ class Rectangle:
         memory: Bytes a batch may take.
 
     Attributes:
-        row_layers: Rows times layers computed so far; over the number of layers, tokens.
-        passes: Passes so far.
+        tally: What was done so far.
     """
 
     model: HookedMamba
     pairs: EncodedPairs
     memory: int = MEMORY
-    row_layers: int = field(default=0, init=False)
-    passes: int = field(default=0, init=False)
+    tally: Tally = field(init=False)
     _bases: dict[tuple[Run, int, int], BaseRun] = field(default_factory=dict, init=False)
     _places: dict[int, tuple[PlannedEdit, Places]] = field(default_factory=dict, init=False)
     _workspace: Workspace = field(init=False)
 
     def __post_init__(self) -> None:
+        self.tally = Tally("packed", self.model.cfg.n_layer)
         self._workspace = Workspace(self.model.embedding.weight.dtype, self.model.device)
 
     def serves(self, variants: Sequence[Variant]) -> bool:
@@ -112,6 +113,7 @@ class Rectangle:
             touched: Set where an activation was changed, unless None.
             unedited: Compute the same batches, and change nothing: what to compare with.
         """
+        self.tally.interventions += 0 if unedited else len(variants)
         width = self.model.cfg.d_vocab if columns is None else len(columns)
         out = self.model.embedding.weight.new_empty(len(variants), len(self.pairs), width)
         for start, stop in self._prompt_batches(variants):
@@ -183,8 +185,7 @@ class Rectangle:
             touched=touched,
         )
         resid = run.run()
-        self.row_layers += run.row_layers
-        self.passes += 1
+        self._count(run.row_layers)
         return resid, jobs
 
     def _base(self, run: Run, start: int, stop: int, needs: BaseNeeds) -> BaseRun:
@@ -223,12 +224,17 @@ class Rectangle:
             reader=reader,
         )
         last = work.run()
-        self.row_layers += work.row_layers
-        self.passes += 1
+        self._count(work.row_layers)
         return BaseRun(
             needs, jobs.starts, first, reader.resid, reader.h, reader.windows, slots,
             reader.values, last,
         )  # fmt: skip
+
+    def _count(self, row_layers: int) -> None:
+        weight = self.model.embedding.weight
+        self.tally.kernels = backend_name(weight.device.type, weight.dtype)
+        self.tally.passes += 1
+        self.tally.row_layers += row_layers
 
     def _unembed(self, resid: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
         norm, weight = self.model.norm, self.model.lm_head.weight

@@ -23,6 +23,7 @@ from mechtest.interventions.plan import PlannedEdit, plan_edits
 from mechtest.interventions.rectangle import MEMORY, Rectangle
 from mechtest.interventions.spec import Intervention, Run
 from mechtest.models import HookedMamba
+from mechtest.running_claim import Tally
 from mechtest.sites import Site
 from mechtest.tasks import EncodedPairs
 
@@ -89,12 +90,21 @@ class Runner:
     @property
     def forward_passes(self) -> int:
         """Passes through the model, or through the part of it that was left."""
-        return self._hooked.forward_passes + self._packed.passes
+        return sum(tally.passes for tally in self.tallies)
 
     @property
     def forward_tokens(self) -> int:
         """Tokens that went through the model; a token through half the layers counts half."""
-        return self._hooked.forward_tokens + self._packed.row_layers // self.model.cfg.n_layer
+        return sum(tally.tokens for tally in self.tallies)
+
+    @property
+    def tallies(self) -> tuple[Tally, ...]:
+        """What its executors have done."""
+        return self._hooked.tally, self._packed.tally
+
+    def count(self, tokens: Int64[torch.Tensor, "prompt pos"]) -> None:
+        """Count a pass that was made beside this runner, on its model and prompts."""
+        self._hooked.count(tokens)
 
     @torch.no_grad()
     def logits(self, run: Run) -> Float[torch.Tensor, "prompt d_vocab"]:

@@ -190,7 +190,9 @@ def _run(session: ClaimSession, gathered: Gathered) -> dict[str, Any]:
         name: {
             "seconds": round(float(found["seconds"]), 3),
             "worker": found["worker"],
+            "engine": found["engine"],
             "forward_passes": found["forward_passes"],
+            "forward_tokens": found["forward_tokens"],
         }
         for name, found in sorted(facts.items())
     }
@@ -200,7 +202,11 @@ def _run(session: ClaimSession, gathered: Gathered) -> dict[str, Any]:
         "seconds": round(time.monotonic() - session.clock, 3),
         "workers": int(workers or 0) or 1,
         "threads": max((f["threads"] for f in facts.values()), default=effective_threads()),
+        "engine": session.options.engine,
+        "memory": session.options.memory,
+        "kernels": sorted({name for found in facts.values() for name in found["kernels"]}),
         "forward_passes": sum(found["forward_passes"] for found in facts.values()),
+        "forward_tokens": sum(found["forward_tokens"] for found in facts.values()),
         "argv": [str(arg) for arg in session.config.invocation_params.args],
         "claims": claims,
         "torn_lines": gathered.journals.torn,

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-__all__ = ["Options", "add_options", "read_options"]
+from mechtest.errors import closest_names
+from mechtest.running_claim import DEFAULT_MEMORY
+
+__all__ = ["ENGINES", "Options", "add_options", "read_options"]
+
+ENGINES = ("auto", "packed", "hooked")
+MIB = 2**20
 
 _INI = {
     "model": ("args", "Models to check claims on instead of their families' (default: none)."),
     "checkpoint": ("args", "Checkpoints of a suite to check (default: the family's, else last)."),
     "device": ("string", "Device that models are loaded on (default: cpu)."),
     "dtype": ("string", "Type of weights: float32, float64, bfloat16, float16 (default: float32)."),
+    "engine": ("string", "What carries interventions out: auto, packed, hooked (default: auto)."),
+    "memory": ("string", "MiB that a batch of packed rows may take (default: 512)."),
     "report": ("string", "Directory of the claims report (default: claims-report)."),
     "seed": ("string", "Root seed of all random draws (default: from the lock, else 0)."),
     "alpha": ("string", "Error rate shared by all claims (default: from the lock, else 0.05)."),
@@ -42,6 +51,7 @@ def add_options(parser: pytest.Parser) -> None:
     )
     add("--mechtest-device", metavar="DEVICE", help="Load models on this device. Default: cpu.")
     add("--mechtest-dtype", metavar="DTYPE", help="Load models as this type. Default: float32.")
+    _add_engine(add)
     add(
         "--mechtest-report",
         metavar="DIR",
@@ -71,6 +81,22 @@ def add_options(parser: pytest.Parser) -> None:
             type=kind,  # type: ignore[arg-type]
             default={"args": [], "bool": False}.get(kind, ""),
         )
+
+
+def _add_engine(add: Callable[..., None]) -> None:
+    """Add the options that change how interventions are carried out, and no result."""
+    add(
+        "--mechtest-engine",
+        metavar="ENGINE",
+        help="What carries interventions out: 'auto' packs what can be packed into few passes and "
+        "uses hooks for the rest, 'hooked' uses hooks for everything, 'packed' refuses what cannot "
+        "be packed. Default: auto.",
+    )
+    add(
+        "--mechtest-memory",
+        metavar="MIB",
+        help="MiB that a batch of packed rows may take. Default: 512.",
+    )
 
 
 def _add_modes(add: Callable[..., None]) -> None:
@@ -120,6 +146,8 @@ class Options:
         checkpoints: Checkpoints that replace the families', as written.
         device: Where models are loaded.
         dtype: As which type.
+        engine: What carries interventions out.
+        memory: Bytes that a batch of packed rows may take.
         report: Directory of the report; None for no report.
         seed: Root seed where one is asked for.
         alpha: Error rate where one is asked for.
@@ -134,6 +162,8 @@ class Options:
     checkpoints: tuple[str, ...] = ()
     device: str = "cpu"
     dtype: str = "float32"
+    engine: str = "auto"
+    memory: int = DEFAULT_MEMORY
     report: Path | None = None
     seed: int | None = None
     alpha: float | None = None
@@ -182,6 +212,8 @@ def read_options(config: pytest.Config, environment: dict[str, str]) -> Options:
         checkpoints=several("checkpoint"),
         device=text("device", "cpu"),
         dtype=text("dtype", "float32"),
+        engine=_engine(text("engine", "auto")),
+        memory=_memory(text("memory")),
         report=config.rootpath / report if report else None,
         seed=None if seed is None else int(seed),
         alpha=alpha,
@@ -193,6 +225,26 @@ def read_options(config: pytest.Config, environment: dict[str, str]) -> Options:
         or ci,
         ci=ci,
     )
+
+
+def _engine(name: str) -> str:
+    if name in ENGINES:
+        return name
+    closest = closest_names(name, ENGINES)
+    meant = f"; did you mean {closest[0]}?" if closest else ""
+    raise pytest.UsageError(
+        f"--mechtest-engine is {', '.join(ENGINES[:-1])} or {ENGINES[-1]}, not {name!r}{meant}"
+    )
+
+
+def _memory(text: str) -> int:
+    """Return bytes for a number of MiB."""
+    mebibytes = _number("memory", text, float)
+    if mebibytes is None:
+        return DEFAULT_MEMORY
+    if not (0 < mebibytes < math.inf):
+        raise pytest.UsageError(f"--mechtest-memory is a positive number of MiB, not {text}")
+    return max(1, round(mebibytes * MIB))
 
 
 def _number(name: str, text: str, kind: type[int | float]) -> int | float | None:

@@ -69,6 +69,8 @@ def run_claim(
         seed=0 if session.problem is not None else session.seed,
         registered=session.problem is None and session.is_registered(planned),
         planning=session.options.planning,
+        engine=session.options.engine,
+        memory=session.options.memory,
     )
     claim.records = _Records(session, planned.id)
     claim.on_event = _teller(session, planned.id)
@@ -228,6 +230,9 @@ def _facts(
         "failed": error is not None,
         "worker": session.worker,
         "forward_passes": int(claim.forward_passes),
+        "forward_tokens": int(claim.forward_tokens),
+        "engine": claim.engines,
+        "kernels": claim.kernels,
         "threads": effective_threads(),
     }
 

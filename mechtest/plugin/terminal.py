@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mechtest.plugin.plan_cells import PLAN_HEADER, plan_cells, plan_total
 from mechtest.plugin.session import ClaimSession
-from mechtest.plugin.shown import number
 
 __all__ = ["summarise", "table"]
 
@@ -83,24 +83,10 @@ def _seconds(run: Any) -> str:
 
 
 def _plan_lines(session: ClaimSession, width: int) -> list[str]:
-    header = ["claim", "level", "templates have/need", "controls up to", "seeds", "passes"]
-    cells = [
-        [
-            _clean(row["statement"], 200),
-            number(row["level"]),
-            f"{_count(plan, 'clusters')}/{_count(plan, 'needed_clusters')}",
-            _count(plan, "controls"),
-            _count(plan, "seeds"),
-            _count(plan, "forward_passes"),
-        ]
-        for row, plan in session.plans
-    ]
-    return table(header, cells, width) if cells else []
-
-
-def _count(plan: Any, name: str) -> str:
-    value = plan.get(name)
-    return "-" if value is None else str(value)
+    rows = plan_cells(session.plans)
+    cells = [[_clean(statement, 200), *rest] for statement, *rest in rows]
+    total = plan_total(session.plans)
+    return [*table(PLAN_HEADER, cells, width), *([total] if total else [])]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:

@@ -228,12 +228,22 @@ def _provenance(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows + [(f"prompts {name}", digest) for name, digest in prompts]
 
 
+def _passes(run: Mapping[str, Any]) -> str:
+    """Return how much was run and on what; reports of earlier versions hold less of it."""
+    text = f"{run.get('forward_passes', 0):,}"
+    if "forward_tokens" in run:
+        text += f", {run['forward_tokens']:,} tokens"
+    if run.get("kernels"):
+        text += f" (engine {run.get('engine', '')}, kernels {', '.join(run['kernels'])})"
+    return text
+
+
 def _run(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("started", str(run.get("started", ""))),
         ("took", seconds_text(run.get("seconds"))),
         ("workers", f"{run.get('workers', '')} with {run.get('threads', '')} threads each"),
-        ("forward passes", f"{run.get('forward_passes', 0):,}"),
+        ("forward passes", _passes(run)),
         ("command", " ".join(str(word) for word in run.get("argv", []))),
         *(("note", str(note)) for note in run.get("notes", [])),
     ]

@@ -3,6 +3,7 @@
 import pickle
 
 import pytest
+import torch
 
 from mechtest.assertions import (
     assert_beats_random_subspaces,
@@ -14,7 +15,10 @@ from mechtest.assertions import (
 )
 from mechtest.discovery import find_difference_subspace
 from mechtest.errors import ClaimInconclusive, ClaimInvalid, ClaimRefuted
-from mechtest.interventions import Circuit, Runner
+from mechtest.interventions import Circuit, Subspace
+from mechtest.interventions.hooked import Hooked
+from mechtest.interventions.rectangle import Rectangle
+from mechtest.kernels import backend_name
 from mechtest.running_claim import RunningClaim, running
 from tests.assertions.zoo import CARRIES, INERT, LEVEL, of_rows, prompts, prose
 
@@ -31,8 +35,8 @@ def no_runs(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a forward pass was made")
 
-    monkeypatch.setattr(Runner, "_forward", refuse)
-    monkeypatch.setattr(Runner, "_cached", refuse)
+    monkeypatch.setattr(Hooked, "count", refuse)
+    monkeypatch.setattr(Rectangle, "_count", refuse)
 
 
 def refuted():
@@ -56,14 +60,28 @@ def test_an_assertion_attaches_its_record_and_returns_it(claim):
     assert claim.records == [record]
     assert (record.id, record.statement) == ("c.py::t[seed0]", "Layer 1 carries it")
     assert (record.level, record.seed) == (LEVEL, 3)
-    assert claim.forward_passes > 12
+    assert claim.forward_passes > 4
 
 
 def test_a_check_attaches_nothing(claim):
     record = check_necessary(prose(), Circuit(CARRIES), prompts())
     assert record.verdict == "supported"
     assert claim.records == []
-    assert claim.forward_passes > 12
+    assert claim.forward_passes > 4
+
+
+@pytest.mark.parametrize("engine", ["auto", "packed", "hooked"])
+def test_every_runner_of_a_claim_is_asked_for_its_engine_and_counts_for_it(claim, engine):
+    claim.engine, claim.memory = engine, 2**20
+    found = find_difference_subspace(prose(), "blocks.1.hook_h@last", prompts().discovery, rank=4)
+    assert claim.engines == ""
+    looked = claim.forward_tokens
+    assert looked > 0
+    check_necessary(prose(), found, prompts(), threshold=0.1, level=0.15)  # controls: discovery too
+    check_necessary(prose(), Circuit(CARRIES), prompts(), level=0.15)  # the random twin
+    assert claim.engines == ("hooked" if engine == "hooked" else "packed")
+    assert claim.forward_tokens > looked
+    assert claim.kernels == [backend_name("cpu", torch.float32)]
 
 
 def test_passes_of_several_assertions_add_up_also_of_invalid_ones(claim):
@@ -84,7 +102,7 @@ def test_long_claims_tell_how_far_they_are():
     claim = RunningClaim(level=0.05, on_event=lambda event, content: told.append(content))
     with running(claim):
         assert_necessary(prose(), Circuit(CARRIES), prompts())
-    assert [item["done"] for item in told] == [20, 40]
+    assert [item["done"] for item in told] == [8, 16, 32, 57]
     assert "components controls" in told[0]["note"]
 
 
@@ -173,6 +191,36 @@ def test_a_plan_says_what_checking_takes_and_runs_nothing(no_runs, make):
     assert (plan["clusters"], plan["needed_clusters"], plan["prompts"]) == (24, 5, 24)
     assert plan["forward_passes"] >= plan["controls"] + 2
     assert plan["settings"]["circuit"] == [CARRIES]
+    assert plan["cost"]["forward_tokens"] >= 24 * (1 + plan["needed_controls"]) / 2
+    assert plan["cost"]["gflop"] > 0
+    assert 0 < plan["cost"]["bytes"] < 2**30
+
+
+def test_a_plan_of_subspaces_costs_without_measuring_where_they_are_drawn(no_runs):
+    circuit = Circuit("blocks.1.hook_h@last", subspace=Subspace.spanned_by(torch.eye(2048)[:, :2]))
+    with running(RunningClaim(planning=True, level=0.05)) as claim:
+        assert_necessary(prose(), circuit, prompts())
+    (plan,) = claim.plans
+    assert plan["problem"] == ""
+    # The state of the last layer at the last token: half of one token a prompt.
+    assert plan["cost"]["forward_tokens"] == 24 * (1 + plan["needed_controls"]) / 2
+
+
+def test_a_plan_for_hooks_costs_whole_passes(no_runs):
+    with running(RunningClaim(planning=True, level=0.05, engine="hooked")) as claim:
+        assert_necessary(prose(), Circuit(CARRIES), prompts())
+    (plan,) = claim.plans
+    tokens = prompts().test.encode(prose().tokenizer).clean_tokens.numel()
+    assert plan["cost"]["forward_tokens"] == tokens * (1 + plan["needed_controls"])
+
+
+def test_a_plan_says_that_an_engine_cannot_carry_a_claim_out(no_runs):
+    with running(RunningClaim(planning=True, level=0.05, engine="packed")) as claim:
+        assert_necessary(prose(), Circuit("blocks.1.hook_A_bar@last"), prompts())
+    (plan,) = claim.plans
+    assert not plan["attainable"]
+    assert plan["cost"] is None
+    assert "packed rows cannot carry this out" in plan["problem"]
 
 
 @pytest.mark.parametrize(

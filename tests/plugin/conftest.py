@@ -14,7 +14,7 @@ QUICK = ["-p", "no:hypothesispytest", "-p", "no:anyio", "-p", "no:jaxtyping", "-
 FAKES = """
 from mechtest.errors import ClaimInconclusive, ClaimRefuted
 from mechtest.records import ClaimRecord, Effect, Evidence, ModelIdentity, Verdict
-from mechtest.running_claim import current_claim
+from mechtest.running_claim import Tally, current_claim
 
 MODEL = ModelIdentity("fake", "abc", "def", "float32", "cpu")
 RAISED = {"refuted": ClaimRefuted, "inconclusive": ClaimInconclusive}
@@ -36,12 +36,15 @@ def record(verdict="supported", p=0.001, threshold=0.5):
 
 def fake(verdict="supported", p=0.001, threshold=0.5, needs=""):
     claim = current_claim()
-    claim.forward_passes += 3
+    claim.tallies.append(
+        Tally("packed", 2, kernels="torch", interventions=2, passes=3, row_layers=14)
+    )
     if claim.planning:
         claim.plans.append(
             {"settings": {"threshold": threshold}, "clusters": 8, "needed_clusters": 6,
-             "controls": 237, "seeds": 1, "forward_passes": 300, "attainable": not needs,
-             "problem": needs}
+             "controls": 237, "needed_controls": 237, "seeds": 1, "forward_passes": 300,
+             "cost": None if needs else {"gflop": 1.25, "forward_tokens": 4000, "bytes": 3 << 20},
+             "attainable": not needs, "problem": needs}
         )
         return
     made = record(verdict, p, threshold)

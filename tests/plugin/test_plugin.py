@@ -92,7 +92,11 @@ def test_a_claim_row_tells_where_it_is_and_how_to_repeat_it(project):
     assert row["replay"] == "pytest claims/test_a.py::test_necessary --mechtest-seed=3"
     assert row["settings"] == [{"threshold": 0.5}]
     assert row["model"]["sha256"] == "abc"
-    assert project.report["run"]["forward_passes"] == 12
+    run = project.report["run"]
+    assert (run["forward_passes"], run["forward_tokens"]) == (12, 28)
+    assert (run["engine"], run["memory"], run["kernels"]) == ("auto", 512 * 2**20, ["torch"])
+    of_claim = run["claims"][row["id"]]
+    assert (of_claim["engine"], of_claim["forward_tokens"]) == ("packed", 7)
     assert project.report["provenance"]["seed"] == 3
 
 

@@ -301,10 +301,20 @@ def report_of(rows, **changes):
             "seconds": 93.4,
             "workers": 2,
             "threads": 1,
+            "engine": "auto",
+            "memory": 536870912,
+            "kernels": ["native"],
             "forward_passes": 12345,
+            "forward_tokens": 6789012,
             "argv": ["pytest", "claims", "-n", "2"],
             "claims": {
-                item["id"]: {"seconds": 4.2 + i, "worker": f"gw{i % 2}", "forward_passes": 480}
+                item["id"]: {
+                    "seconds": 4.2 + i,
+                    "worker": f"gw{i % 2}",
+                    "engine": "packed",
+                    "forward_passes": 480,
+                    "forward_tokens": 96000,
+                }
                 for i, item in enumerate(rows)
                 if item["evidence"]
             },
