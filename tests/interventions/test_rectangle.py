@@ -207,11 +207,36 @@ def test_unedited_runs_are_kept():
     assert len(passes.unedited) == 2
 
 
+def test_a_kept_run_that_lacks_something_is_run_again():
+    """Each needs another layer, position or hook; what was kept before stays."""
+    model = tiny_model(dtype="float64")
+    pairs = tiny_pairs(model, [8, 5, 7])
+    hooked = Runner(model, pairs, engine="hooked")
+    zero, patch = ZeroAblation(), Patch()
+    edits = [
+        ("blocks.0.hook_in_proj@last", zero),
+        ("blocks.1.hook_resid_pre@last", zero),  # another layer
+        ("blocks.1.hook_resid_pre@-2", zero),  # another position
+        ("blocks.1.hook_resid_pre@-2", patch),
+        ("blocks.1.hook_y@-2", patch),  # another hook
+        ("blocks.1.hook_y@-3", patch),
+    ]
+    for first, second in zip(edits, edits[1:] + edits[:1], strict=True):
+        packed = Runner(model, pairs, engine="packed")
+        with packed_passes() as passes:
+            for site, intervention in (first, second, first):
+                variants = [hooked.variant([Circuit(site)], intervention)]
+                ours, _ = packed.sweep_logits(variants, "clean")
+                theirs, _ = hooked.sweep_logits(variants, "clean")
+                assert difference(ours, theirs) <= 1e-10, site
+        assert len(passes.unedited) <= 4, "the third finds everything"
+
+
 def test_kept_runs_stay_within_the_memory():
     """Runs over other prompts make room; one of them is always there."""
     model = tiny_model(d_model=16)
     pairs = tiny_pairs(model, [8] * 24)
-    runner = Runner(model, pairs, engine="packed", memory=2**19)
+    runner = Runner(model, pairs, engine="packed", memory=2**18)
     with packed_passes() as passes:
         runner.sweep_logits(many(runner)[::2], "clean")
     held = runner._packed._bases
@@ -221,7 +246,7 @@ def test_kept_runs_stay_within_the_memory():
         for part in [*run.resid.values(), *run.h, *run.windows, *run.values.values()]
     )
     assert held
-    assert kept <= 2**19
+    assert kept <= 2**18
     assert len(passes.unedited) > len(held), "some were let go"
 
 
