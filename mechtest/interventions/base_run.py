@@ -12,6 +12,9 @@ from mechtest.sites import Site
 
 __all__ = ["BaseNeeds", "BaseRun"]
 
+REMEMBERED = 32 * 2**20
+"""Bytes of gathered activations kept for the next control at the same place."""
+
 
 @dataclass(frozen=True, eq=False)
 class BaseNeeds:
@@ -37,6 +40,11 @@ class BaseNeeds:
                 for site, where in other.reads.items()
             )
         )
+
+    def of_prompts(self, start: int, stop: int) -> BaseNeeds:
+        """Return what is needed of some of the prompts."""
+        reads = {site: where[start:stop] for site, where in self.reads.items()}
+        return BaseNeeds(self.resid, self.states[start:stop], reads)
 
     def joined(self, other: BaseNeeds) -> BaseNeeds:
         """Return what covers both."""
@@ -72,7 +80,7 @@ class BaseRun:
     slots: Int64[torch.Tensor, "prompt pos+1"]
     values: dict[Site, torch.Tensor]
     last: Float[torch.Tensor, "prompt d_model"]
-    _read: dict[tuple[int, int], tuple[PlannedEdit, torch.Tensor]] = field(default_factory=dict)
+    _read: dict[int, tuple[PlannedEdit, torch.Tensor]] = field(default_factory=dict)
 
     def rows(
         self, prompt: Int64[torch.Tensor, " row"], column: Int64[torch.Tensor, " row"]
@@ -89,10 +97,14 @@ class BaseRun:
 
     def read(self, planned: PlannedEdit) -> torch.Tensor:
         """Return the activations at the places of an edit, "place ..."."""
-        key = (id(planned), 0)
-        if key not in self._read:
-            self._read[key] = (planned, self._gathered(planned))
-        return self._read[key][1]
+        known = self._read.get(id(planned))
+        if known is None:
+            known = self._read[id(planned)] = (planned, self._gathered(planned))
+            while sum(_bytes(value) for _, value in self._read.values()) > REMEMBERED:
+                if len(self._read) == 1:
+                    break
+                self._read.pop(next(iter(self._read)))
+        return known[1]
 
     def _gathered(self, planned: PlannedEdit) -> torch.Tensor:
         assert planned.where is not None
@@ -113,3 +125,7 @@ class BaseRun:
         place[kept] = torch.arange(int(kept.sum()))
         values = self.values[planned.site]
         return values[place[prompt, column].to(values.device)]
+
+
+def _bytes(value: torch.Tensor) -> int:
+    return value.numel() * value.element_size()

@@ -226,8 +226,13 @@ def _count(index: torch.Tensor) -> int:
     return int(index.max()) + 1
 
 
-def places_of(planned: PlannedEdit, pairs: EncodedPairs) -> Places:
-    """Return prompt and position of every planned place."""
+def places_of(planned: PlannedEdit, order: Int64[torch.Tensor, " prompt"], n_pos: int) -> Places:
+    """Return prompt and position of every planned place.
+
+    Args:
+        planned: The edit.
+        order: Index of each prompt of the batch in the whole set.
+        n_pos: Columns of the batch.
+    """
     prompt, column = planned.places
-    order = torch.as_tensor(pairs.order)[prompt]
-    return Places(order, pairs.attention_mask.shape[1] - column)
+    return Places(order[prompt], n_pos - column)

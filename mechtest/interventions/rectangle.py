@@ -67,6 +67,7 @@ class Rectangle:
     tally: Tally = field(init=False)
     _bases: dict[tuple[Run, int, int], BaseRun] = field(default_factory=dict, init=False)
     _places: dict[int, tuple[PlannedEdit, Places]] = field(default_factory=dict, init=False)
+    _ahead: dict[Run, BaseNeeds] = field(default_factory=dict, init=False)
     _workspace: Workspace = field(init=False)
 
     def __post_init__(self) -> None:
@@ -135,6 +136,33 @@ class Rectangle:
                 out[place, (jobs.prompt + start).to(out.device)] = logits
         return out
 
+    def prepare(self, variants: Sequence[Variant], base: Run) -> None:
+        """Say what is to come in several calls, so that unedited runs are made once for all.
+
+        Args:
+            variants: All of it, packable.
+            base: The run intervened in.
+        """
+        where = torch.zeros(self.pairs.attention_mask.shape, dtype=torch.bool)
+        reads: dict[Run, dict[Site, torch.Tensor]] = {"clean": {}, "corrupted": {}}
+        for variant in variants:
+            source = variant.intervention.source(base)
+            for _, edit in variant.edits:
+                assert edit.where is not None
+                here = edit.where.cpu()
+                where |= here
+                if source is not None and edit.site.hook not in STATE_HOOKS:
+                    known = reads[source].get(edit.site)
+                    reads[source][edit.site] = here if known is None else known | here
+        before = torch.zeros_like(where)
+        before[:, :-1] = where[:, 1:]
+        states = (where | before) & self.pairs.attention_mask.cpu()
+        resid = frozenset(variant.layer for variant in variants)
+        self._ahead = {
+            run: BaseNeeds(resid if run == base else frozenset(), states, reads[run])
+            for run in ("clean", "corrupted")
+        }
+
     def cost(self, variants: Sequence[Variant], read: int) -> Cost:
         """Return what `logits` will cost, the unedited runs left out; nothing runs.
 
@@ -195,6 +223,8 @@ class Rectangle:
         if known is not None and known.needs.covers(needs):
             return known
         needs = needs if known is None else needs.joined(known.needs)
+        if run in self._ahead:
+            needs = needs.joined(self._ahead[run].of_prompts(start, stop))
         self._bases.pop(key, None)
         found = self._run_base(run, start, stop, needs)
         # Oldest first: runs over other prompts make room.
@@ -255,12 +285,15 @@ class Rectangle:
     def _places_of(self, planned: PlannedEdit, start: int, stop: int) -> Places:
         key = id(planned)
         if key not in self._places:
-            self._places[key] = (planned, places_of(planned, self.pairs[start:stop]))
+            order = torch.as_tensor(self.pairs.order[start:stop])
+            self._places[key] = (planned, places_of(planned, order, self._n_pos))
         return self._places[key][1]
 
     def _prompt_batches(self, variants: Sequence[Variant]) -> Iterator[tuple[int, int]]:
         """Yield ranges of prompts whose kept states fit a quarter of the memory."""
         positions = torch.zeros(self._n_pos, dtype=torch.bool)
+        for needs in self._ahead.values():
+            positions |= needs.states.any(0)
         for variant in variants:
             for _, edit in variant.edits:
                 positions[edit.positions()] = True

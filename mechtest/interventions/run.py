@@ -229,6 +229,11 @@ class Runner:
             self._finite(one, f"{variant.intervention.name} of {sites}")
         return after, changed
 
+    def prepare(self, variants: Sequence[Variant], base: Run) -> None:
+        """Say what is to come in several calls; see `Rectangle.prepare`."""
+        if self.packs(variants):
+            self._packed.prepare(variants, base)
+
     def cost(self, variants: Sequence[Variant], *, read: int = 2) -> Cost:
         """Return what interventions cost on packed rows, the unedited runs left out.
 

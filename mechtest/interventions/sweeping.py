@@ -131,6 +131,7 @@ def sweep(
     cells = [
         (place, runner.variant([circuit], ablation)) for place, circuit in table.circuits.items()
     ]
+    runner.prepare([variant for _, variant in cells], base)
     chunks = list(_chunks(runner, cells))
     cost = sum((runner.cost([v for _, v in chunk]) for chunk in chunks), Cost())
     if dry_run:
