@@ -1,11 +1,11 @@
 """The claims of a report are the same for any number of workers and any order."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.claims.reports import effects, exact, run_claims
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,6 +72,11 @@ WAYS = {
     "four workers": ["-n", "4"],
     "reversed": ["-n", "2", "-p", "reverse"],
 }
+ENGINES = {
+    "hooks": ["-n", "0", "--mechtest-engine=hooked"],
+    "little memory": ["-n", "0", "--mechtest-memory=1"],
+}
+"""Ways that compute otherwise: what is printed of an effect may differ in its last place."""
 
 
 @pytest.fixture(scope="module")
@@ -85,16 +90,10 @@ def reports(tmp_path_factory):
     (place / "claims" / "test_city.py").write_text(CLAIMS)
     (place / "claims" / "test_gender.py").write_text(SUBSPACES)
     found = {}
-    for way, options in WAYS.items():
-        command = [
-            sys.executable, "-m", "pytest", "claims", "-q", "--mechtest-alpha=0.4",
-            "-p", "no:cacheprovider", f"--mechtest-report=report-{len(found)}", *options,
-        ]  # fmt: skip
-        result = subprocess.run(
-            command, cwd=place, capture_output=True, text=True, timeout=400, check=False
-        )
-        assert result.returncode == 1, result.stdout + result.stderr
-        found[way] = json.loads((place / f"report-{len(found)}" / "report.json").read_text())
+    for way, options in {**WAYS, **ENGINES}.items():
+        status, report = run_claims(place, f"report-{len(found)}", "--mechtest-alpha=0.4", *options)
+        assert status == 1
+        found[way] = report
     return found
 
 
@@ -122,19 +121,17 @@ def test_claims_are_the_same_however_they_are_run(reports, way):
         assert reports["one process"][part] == reports[way][part], part
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [*WAYS, *ENGINES])
 def test_p_values_verdicts_and_controls_are_equal_to_the_last_digit(reports, way):
-    def exact(report):
-        return [
-            (
-                row["id"], row["verdict"], row["p"], row["p_adjusted"],
-                [e["controls"] and (e["controls"]["drawn"], e["controls"]["p"])
-                 for e in row["evidence"]],
-            )
-            for row in report["claims"]
-        ]  # fmt: skip
-
     assert exact(reports[way]) == exact(reports["one process"])
+
+
+@pytest.mark.parametrize("way", ENGINES)
+def test_effects_are_equal_to_rounding_on_any_engine(reports, way):
+    wanted = effects(reports["one process"])
+    assert effects(reports[way]) == pytest.approx(wanted, rel=0, abs=1e-4)
+    ran = {claim["engine"] for claim in reports[way]["run"]["claims"].values()}
+    assert ran == {"hooked" if way == "hooks" else "packed", ""}
 
 
 def test_the_claims_came_out_in_different_ways(reports):
