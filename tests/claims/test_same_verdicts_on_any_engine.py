@@ -1,8 +1,8 @@
 """The claims come out the same, whatever carries their interventions out.
 
 Two complete runs that have nothing in common but the models: hooks on the default kernels, and
-packed rows in batches of next to no memory on kernels of torch alone. Minutes each, so `make test-slow`
-runs them; `test_same_report.py` does the same for a few claims at every change.
+packed rows in batches of next to no memory on kernels of torch alone. Minutes each, so
+`make test-slow` runs them; `test_same_report.py` does the same for a few claims at every change.
 """
 
 from pathlib import Path
