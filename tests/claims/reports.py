@@ -47,3 +47,17 @@ def effects(report):
         for number, item in enumerate(row["evidence"])
         for name in ("estimate", "low", "high")
     }
+
+
+def require_close(found, wanted, tolerance):
+    """Assert that effects agree, and are missing in the same places."""
+    assert found.keys() == wanted.keys()
+    assert [place for place in found if found[place] is None] == [
+        place for place in wanted if wanted[place] is None
+    ]
+    off = {
+        place: (value, wanted[place])
+        for place, value in found.items()
+        if value is not None and not abs(value - wanted[place]) <= tolerance
+    }
+    assert not off
