@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from mechtest import Circuit, HookedMamba, ZeroAblation, check_necessary, check_sufficient
-from mechtest.assertions.pool import ControlPool, forget_controls, pool_key, pool_of_run
+from mechtest.assertions.pool import (
+    POOL_VARIABLE,
+    ControlPool,
+    forget_controls,
+    pool_key,
+    pool_of_run,
+)
 from mechtest.assertions.question import Question
 from mechtest.assertions.study import prepare_study
 from mechtest.interventions import ResampleAblation
@@ -16,7 +22,9 @@ CIRCUIT = Circuit("blocks.1.state@last")
 
 
 @pytest.fixture(autouse=True)
-def empty():
+def empty(monkeypatch):
+    """Start with nothing measured, in this process or by another worker."""
+    monkeypatch.delenv(POOL_VARIABLE, raising=False)
     forget_controls()
     yield
     forget_controls()
