@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 
-from mechtest.interventions import Circuit, Runner
 from mechtest.models import HookedMamba
 from mechtest.stats import sign_flip_test
 from mechtest.tasks import PromptPairs
@@ -14,11 +13,11 @@ SITE = "blocks.0.hook_h@last"
 def activations(model, pairs):
     """Return the site's activations on clean prompts, and whether the answer is " are"."""
     encoded = pairs.encode(model.tokenizer)
-    runner = Runner(model, encoded)
-    (edit,) = runner._plan(Circuit(SITE))
     with torch.no_grad():
-        values = runner._cached([edit], "clean", 0, 0)
-    rows = next(iter(values.values())).flatten(1).double().numpy()
+        _, cache = model.run_with_cache(
+            encoded.clean_tokens, attention_mask=encoded.attention_mask, names_filter=SITE
+        )
+    rows = cache[SITE].flatten(1).double().numpy()
     return rows, np.array([pair.answer == (" are",) for pair in pairs])
 
 
