@@ -28,12 +28,13 @@ from mechtest.assertions.guards import (
     visible_part,
     whole_component,
 )
-from mechtest.assertions.pool import pool_key, pool_of_run
+from mechtest.assertions.pool import pool_key
 from mechtest.assertions.question import Measured, Question
 from mechtest.assertions.settling import what_would_settle
 from mechtest.assertions.study import Study
 from mechtest.assertions.terms import Terms
 from mechtest.errors import NonFiniteError
+from mechtest.interventions import pool_of_run
 from mechtest.records import Controls, Effect, Evidence, Guard, Verdict
 from mechtest.running_claim import RunningClaim
 from mechtest.stats import (

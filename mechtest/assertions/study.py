@@ -120,7 +120,9 @@ class Study:
             return [self.read(logits) for logits in found]
         columns, answers = self._answer_columns
         found = self.runner.logits_after(controls, intervention, base, columns=columns)
-        values = [_array(self.metric(logits, answers)) for logits in found]
+        # One question for all of them: the metric looks at answers and foils alone.
+        read = self.metric(found.flatten(0, 1), answers.repeated(len(found)))
+        values = list(_array(read).reshape(len(found), -1))
         for one in values:
             self._require_numbers(one)
         return values

@@ -7,10 +7,11 @@ that means for given prompts, `run` carries it out. Faster executors replace the
 from mechtest.interventions.circuit import Circuit
 from mechtest.interventions.claim_runner import runner_for_claim
 from mechtest.interventions.cost import Cost
-from mechtest.interventions.digests import digest_of
+from mechtest.interventions.digests import digest_of, digest_of_weights
 from mechtest.interventions.fit import collect_activations, fit_means, fit_spectrum
 from mechtest.interventions.plan import PlannedEdit, plan_edits
 from mechtest.interventions.run import ENGINES, Engine, InterventionRun, Runner
+from mechtest.interventions.run_pool import pool_of_run
 from mechtest.interventions.spec import (
     Intervention,
     MeanAblation,
@@ -25,6 +26,7 @@ from mechtest.interventions.spec import (
 from mechtest.interventions.subspace import Subspace
 from mechtest.interventions.sweep_result import SweepPlace, SweepResult
 from mechtest.interventions.sweeping import SweepPlan, sweep
+from mechtest.interventions.unedited_runs import forget_runs
 
 __all__ = [
     "ENGINES",
@@ -49,9 +51,12 @@ __all__ = [
     "ZeroAblation",
     "collect_activations",
     "digest_of",
+    "digest_of_weights",
     "fit_means",
     "fit_spectrum",
+    "forget_runs",
     "plan_edits",
+    "pool_of_run",
     "runner_for_claim",
     "sweep",
 ]

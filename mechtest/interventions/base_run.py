@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int64
 
-from mechtest.interventions.plan import PlannedEdit
+from mechtest.interventions.plan import Tokens
 from mechtest.sites import Site
 
-__all__ = ["BaseNeeds", "BaseRun"]
+__all__ = ["STATE_HOOKS", "BaseNeeds", "BaseRun"]
+
+STATE_HOOKS = frozenset({"hook_h", "hook_conv_state"})
+"""Hooks of what a run goes on from."""
 
 REMEMBERED = 32 * 2**20
 """Bytes of gathered activations kept for the next control at the same place."""
@@ -54,6 +59,17 @@ class BaseNeeds:
         return BaseNeeds(self.resid | other.resid, self.states | other.states, reads)
 
 
+def stacked_needs(parts: Sequence[BaseNeeds]) -> BaseNeeds:
+    """Return what runs need together whose prompts stand below one another."""
+    sites = dict.fromkeys(site for part in parts for site in part.reads)
+    reads = {
+        site: torch.cat([part.reads.get(site, torch.zeros_like(part.states)) for part in parts])
+        for site in sites
+    }
+    resid = frozenset[int]().union(*(part.resid for part in parts))
+    return BaseNeeds(resid, torch.cat([part.states for part in parts]), reads)
+
+
 @dataclass(frozen=True, eq=False)
 class BaseRun:
     """What was kept of an unedited run over a batch of prompts.
@@ -80,7 +96,37 @@ class BaseRun:
     slots: Int64[torch.Tensor, "prompt pos+1"]
     values: dict[Site, torch.Tensor]
     last: Float[torch.Tensor, "prompt d_model"]
-    _read: dict[int, tuple[PlannedEdit, torch.Tensor]] = field(default_factory=dict)
+    _read: dict[tuple[Site, int], tuple[Tokens, torch.Tensor]] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> list[torch.Tensor]:
+        """Every activation that was kept."""
+        return [*self.resid.values(), *self.h, *self.windows, *self.values.values(), self.last]
+
+    def part(self, start: int, stop: int, needs: BaseNeeds) -> BaseRun:
+        """Return the run of some of the prompts; what it holds are views.
+
+        Args:
+            start: First prompt.
+            stop: One past the last.
+            needs: What is to be kept of it, no more than was kept of the whole.
+        """
+        rows = slice(int(self.starts[start]), int(self.starts[stop]))
+        values = {}
+        for site in needs.reads:
+            counts = self.needs.reads[site].sum(1).cumsum(0)
+            before = int(counts[start - 1]) if start else 0
+            values[site] = self.values[site][before : int(counts[stop - 1])]
+        kept = BaseNeeds(
+            needs.resid,
+            self.needs.states[start:stop],
+            {site: self.needs.reads[site][start:stop] for site in needs.reads},
+        )
+        return BaseRun(
+            kept, self.starts[start : stop + 1] - rows.start, self.first[start:stop],
+            {layer: self.resid[layer][rows] for layer in needs.resid}, self.h, self.windows,
+            self.slots[start:stop], values, self.last[start:stop],
+        )  # fmt: skip
 
     def rows(
         self, prompt: Int64[torch.Tensor, " row"], column: Int64[torch.Tensor, " row"]
@@ -95,36 +141,40 @@ class BaseRun:
         at_start = column == self.first[prompt]
         return torch.where(at_start, 0, self.slots[prompt, column])
 
-    def read(self, planned: PlannedEdit) -> torch.Tensor:
-        """Return the activations at the places of an edit, "place ..."."""
-        known = self._read.get(id(planned))
-        if known is None:
-            known = self._read[id(planned)] = (planned, self._gathered(planned))
-            while sum(_bytes(value) for _, value in self._read.values()) > REMEMBERED:
-                if len(self._read) == 1:
-                    break
-                self._read.pop(next(iter(self._read)))
-        return known[1]
+    def slot_before_row(self, row: Int64[torch.Tensor, " row"]) -> Int64[torch.Tensor, " row"]:
+        """Return the slots of the states before some packed rows."""
+        prompt = self.prompt_of_row[row]
+        return self.slot_before(prompt, row - self.starts[prompt] + self.first[prompt])
 
-    def _gathered(self, planned: PlannedEdit) -> torch.Tensor:
-        assert planned.where is not None
-        prompt, column = planned.places
-        if planned.site.hook == "hook_h":
-            slot = self.slots[prompt, column + 1].to(self.h[0].device)
-            layer = planned.site.layer
-            assert layer is not None
+    @cached_property
+    def prompt_of_row(self) -> Int64[torch.Tensor, " row"]:
+        """Prompt of each packed row."""
+        return torch.repeat_interleave(torch.arange(len(self.first)), self.starts.diff())
+
+    def read(self, site: Site, tokens: Tokens) -> torch.Tensor:
+        """Return the activations of a site at some tokens, "token ..."."""
+        key = (site, id(tokens))
+        if key not in self._read:
+            value = self._gathered(site, tokens)
+            held = _bytes(value) + sum(_bytes(one) for _, one in self._read.values())
+            while held > REMEMBERED and self._read:
+                held -= _bytes(self._read.pop(next(iter(self._read)))[1])
+            self._read[key] = (tokens, value)  # held, so that its id stays its own
+        return self._read[key][1]
+
+    def _gathered(self, site: Site, tokens: Tokens) -> torch.Tensor:
+        if site.hook in STATE_HOOKS:
+            assert site.layer is not None
+            slot = self.slots[tokens.prompt, tokens.column + 1].to(self.last.device)
+            if site.hook == "hook_conv_state":
+                return self.windows[site.layer][slot]
             # A view: what is put in elementwise then stays in the kernels' order.
-            return self.h[layer][slot].transpose(1, 2)
-        if planned.site.hook == "hook_conv_state":
-            slot = self.slots[prompt, column + 1].to(self.h[0].device)
-            layer = planned.site.layer
-            assert layer is not None
-            return self.windows[layer][slot]
-        kept = self.needs.reads[planned.site].cpu()
+            return self.h[site.layer][slot].transpose(1, 2)
+        kept = self.needs.reads[site].cpu()
         place = torch.full(kept.shape, -1)
         place[kept] = torch.arange(int(kept.sum()))
-        values = self.values[planned.site]
-        return values[place[prompt, column].to(values.device)]
+        values = self.values[site]
+        return values[place[tokens.prompt, tokens.column].to(values.device)]
 
 
 def _bytes(value: torch.Tensor) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
-from mechtest.interventions.run import Engine, Runner
+from mechtest.interventions.run import BATCH_SIZE, Engine, Runner
+from mechtest.interventions.unedited_runs import UneditedRuns
 from mechtest.models import HookedMamba
 from mechtest.running_claim import current_claim
 from mechtest.tasks import EncodedPairs
@@ -15,7 +16,8 @@ __all__ = ["runner_for_claim"]
 def runner_for_claim(model: HookedMamba, pairs: EncodedPairs) -> Runner:
     """Return a runner with the running claim's engine and memory, counted as that claim's.
 
-    Outside a claim it is a runner like any other.
+    What it runs unedited, it shares with other claims. Outside a claim it is a runner like any
+    other.
 
     Args:
         model: The model.
@@ -24,6 +26,8 @@ def runner_for_claim(model: HookedMamba, pairs: EncodedPairs) -> Runner:
     claim = current_claim()
     if claim is None:
         return Runner(model, pairs)
-    runner = Runner(model, pairs, memory=claim.memory, engine=cast("Engine", claim.engine))
+    unedited = UneditedRuns(model, pairs, claim.engine, claim.memory, BATCH_SIZE)
+    engine = cast("Engine", claim.engine)
+    runner = Runner(model, pairs, memory=claim.memory, engine=engine, unedited=unedited)
     claim.tallies.extend(runner.tallies)
     return runner

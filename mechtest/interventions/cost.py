@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from mechtest.checkpoints import MambaCfg
 from mechtest.interventions.jobs import Jobs
 
-__all__ = ["Cost", "cost_of", "row_bytes", "state_bytes"]
+__all__ = ["Cost", "cost_of", "flops_of", "row_bytes", "state_bytes"]
 
 FLOAT = 4
 SCAN_FLOPS = 6
@@ -57,21 +57,52 @@ def cost_of(jobs: Jobs, cfg: MambaCfg, read: int) -> Cost:
         cfg: Shapes of the model.
         read: Logits read at each job's last position.
     """
-    D, E, N, R = cfg.d_model, cfg.E, cfg.N, cfg.R
-    flops, rows_of_layers = 0.0, 0
+    flops, rows_of_layers = 2.0 * len(jobs) * cfg.d_model * read, 0
     for layer in range(int(jobs.layer.min()) if len(jobs) else 0, cfg.n_layer):
-        whole, behind, rows = (int(jobs.starts[jobs.in_flight(layer, s)]) for s in (0, 1, 2))
+        whole, behind, rows = (jobs.rows_in_flight(layer, stage) for stage in (0, 1, 2))
         last = layer == cfg.n_layer - 1
-        # In the last layer, the gate and what follows it are needed at the last position only.
-        gates = len(jobs) if last else whole
-        out = len(jobs) if last else rows
-        flops += 2.0 * D * E * (whole + gates)
-        flops += 2.0 * behind * E * (2 * R + 2 * N + cfg.d_conv)
-        flops += SCAN_FLOPS * rows * E * N + 2.0 * out * E * D
+        flops += _layer_flops(cfg, (whole, behind, rows), len(jobs) if last else None)
         rows_of_layers += rows
-    flops += 2.0 * len(jobs) * D * read
     size = jobs.n_rows * row_bytes(cfg) + len(jobs) * state_bytes(cfg)
     return Cost(flops, rows_of_layers / cfg.n_layer, size, 1)
+
+
+def flops_of(cfg: MambaCfg, layer: int, stage: int, rows: int, prompts: int, read: int) -> float:
+    """Return the floating-point operations of one variant: what `cost_of` says of it alone.
+
+    Args:
+        cfg: Shapes of the model.
+        layer: First layer computed.
+        stage: Stage of entry there.
+        rows: Tokens computed, of all prompts.
+        prompts: Number of prompts.
+        read: Logits read of each prompt.
+    """
+    whole, behind = (rows if stage <= entered else 0 for entered in (0, 1))
+    flops = 2.0 * prompts * cfg.d_model * read
+    first = (whole, behind, rows)
+    between = cfg.n_layer - layer - 2
+    if between < 0:  # it enters in the last layer
+        return flops + _layer_flops(cfg, first, prompts)
+    full = (rows, rows, rows)
+    flops += _layer_flops(cfg, first, None) + between * _layer_flops(cfg, full, None)
+    return flops + _layer_flops(cfg, full, prompts)
+
+
+def _layer_flops(cfg: MambaCfg, rows: tuple[int, int, int], last: int | None) -> float:
+    """Return the operations of one layer.
+
+    Args:
+        cfg: Shapes of the model.
+        rows: Rows computed in each stage.
+        last: In the last layer, the number of jobs: the gate and what follows it are needed at the
+            last position only.
+    """
+    D, E, N, R = cfg.d_model, cfg.E, cfg.N, cfg.R
+    whole, behind, recurred = rows
+    gates, out = (whole, recurred) if last is None else (last, last)
+    flops = 2.0 * D * E * (whole + gates) + 2.0 * out * E * D
+    return flops + 2.0 * behind * E * (2 * R + 2 * N + cfg.d_conv) + SCAN_FLOPS * recurred * E * N
 
 
 def row_bytes(cfg: MambaCfg) -> int:

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from mechtest.interventions.edits import Edit
 from mechtest.interventions.jobs import Variant
-from mechtest.interventions.plan import PlannedEdit
+from mechtest.interventions.plan import PlannedEdit, Spots
 from mechtest.interventions.spec import Places, Run
 from mechtest.kernels import backend_name
 from mechtest.models import HookedMamba, HookPoint, ModelState
@@ -168,8 +168,9 @@ def _needed(mask: torch.Tensor) -> torch.Tensor | None:
 
 
 def _sliced(edit: PlannedEdit, start: int, count: int, column: int) -> PlannedEdit:
-    where = None if edit.where is None else edit.where[start : start + count, column:]
-    return PlannedEdit(edit.site, where)
+    if edit.spots is None:
+        return edit
+    return PlannedEdit(edit.site, Spots(edit.spots.mask[start : start + count, column:]))
 
 
 def _concrete(edit: PlannedEdit) -> list[str]:

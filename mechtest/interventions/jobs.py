@@ -7,8 +7,10 @@ model, so that a plan can be costed and printed before anything runs.
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,12 +19,13 @@ from jaxtyping import Bool, Int64
 
 from mechtest.interventions.circuit import Circuit
 from mechtest.interventions.edits import Edit
-from mechtest.interventions.plan import PlannedEdit
-from mechtest.interventions.spec import Intervention, Places
+from mechtest.interventions.plan import PlannedEdit, Spots, Tokens
+from mechtest.interventions.spec import Intervention
 from mechtest.models import ENTERED_BEFORE, PACKED_HOOKS
+from mechtest.sites import Site
 from mechtest.tasks import EncodedPairs
 
-__all__ = ["Jobs", "RowEdit", "Variant", "lay_out"]
+__all__ = ["Jobs", "RowEdit", "Variant", "entry_columns", "lay_out", "row_edits"]
 
 WHOLE_BLOCK, FROM_RECURRENCE = 0, 2
 LEAVES_STEP_ALONE = frozenset(
@@ -47,7 +50,7 @@ class Variant:
     def packable(self) -> bool:
         """Whether packed rows can carry it out."""
         return all(
-            edit.where is not None and edit.site.hook in PACKED_HOOKS for _, edit in self.edits
+            edit.spots is not None and edit.site.hook in PACKED_HOOKS for _, edit in self.edits
         )
 
     @property
@@ -70,22 +73,27 @@ class RowEdit:
 
     Attributes:
         layer: Block.
-        planned: Where it comes from.
         edit: What is done.
+        tokens: Where its activations stand in the batch; edits at the same spots share them.
         rows: Packed rows.
         jobs: Their jobs.
-        index: Which of the planned places each row is.
+        index: Which of `tokens` each row is.
         given: These are first rows of jobs, and what stands there is known from the run intervened
             in.
     """
 
     layer: int
-    planned: PlannedEdit
     edit: Edit
+    tokens: Tokens
     rows: Int64[torch.Tensor, " row"]
     jobs: Int64[torch.Tensor, " row"]
     index: Int64[torch.Tensor, " row"]
     given: bool
+
+    @property
+    def site(self) -> Site:
+        """Layer and hook."""
+        return self.edit.site
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +126,17 @@ class Jobs:
     @property
     def n_rows(self) -> int:
         """Packed rows when all jobs are in flight."""
-        return int(self.starts[-1])
+        return self.bounds[-1]
+
+    @cached_property
+    def bounds(self) -> list[int]:
+        """First row of each job, and the number of rows at the end."""
+        found: list[int] = self.starts.tolist()
+        return found
+
+    def rows_in_flight(self, layer: int, stage: int = FROM_RECURRENCE) -> int:
+        """Return how many rows, from the first on, are computed at a stage of a layer."""
+        return self.bounds[self.in_flight(layer, stage)]
 
     @cached_property
     def job_of_row(self) -> Int64[torch.Tensor, " row"]:
@@ -159,6 +177,19 @@ def first_columns(pairs: EncodedPairs) -> Int64[torch.Tensor, " prompt"]:
     return pairs.attention_mask.shape[1] - pairs.lengths.cpu()
 
 
+def entry_columns(
+    variants: Sequence[Variant], n_prompts: int, n_pos: int
+) -> Int64[torch.Tensor, "variant prompt"]:
+    """Return the first column that is not as it was, the last one where nothing is edited."""
+    last = torch.full((n_prompts,), n_pos - 1)
+    return torch.stack([_entry_column(variant, last) for variant in variants])
+
+
+def _entry_column(variant: Variant, last: torch.Tensor) -> torch.Tensor:
+    columns = [edit.known_spots.first_columns for _, edit in variant.edits]
+    return functools.reduce(torch.minimum, columns) if columns else last
+
+
 def lay_out(variants: Sequence[Variant], n_prompts: int, n_pos: int) -> Jobs:
     """Return the jobs of some variants on one batch of prompts.
 
@@ -167,11 +198,13 @@ def lay_out(variants: Sequence[Variant], n_prompts: int, n_pos: int) -> Jobs:
         n_prompts: Prompts of the batch.
         n_pos: Their columns.
     """
-    columns, given = zip(*(_entry(variant, n_prompts, n_pos) for variant in variants), strict=True)
+    columns = entry_columns(variants, n_prompts, n_pos)
+    none = torch.zeros(n_prompts, dtype=torch.bool)
+    given = [_given(one, column, none) for one, column in zip(variants, columns, strict=True)]
     layer = torch.tensor([variant.layer for variant in variants]).repeat_interleave(n_prompts)
     stage = torch.tensor([variant.stage for variant in variants]).repeat_interleave(n_prompts)
     order = (layer * (FROM_RECURRENCE + 1) + stage).argsort(stable=True)
-    column = torch.cat(columns)[order]
+    column = columns.flatten()[order]
     lengths = n_pos - column
     return Jobs(
         variant=torch.arange(len(variants)).repeat_interleave(n_prompts)[order],
@@ -185,54 +218,102 @@ def lay_out(variants: Sequence[Variant], n_prompts: int, n_pos: int) -> Jobs:
     )
 
 
-def _entry(variant: Variant, n_prompts: int, n_pos: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each prompt's first column, and whether it starts from an edited state there."""
-    column = torch.full((n_prompts,), n_pos - 1)
-    for _, edit in variant.edits:
-        column = torch.minimum(column, edit.first_columns)
+def _given(variant: Variant, column: torch.Tensor, none: torch.Tensor) -> torch.Tensor:
+    """Return whether each prompt starts from an edited state after its first column."""
+    if len(variant.edits) == 1:  # the usual case; its first column is the first of all
+        ((_, edit),) = variant.edits
+        return edit.known_spots.edited if edit.site.hook == "hook_h" else none
     here = [edit for _, edit in variant.edits if layer_of(edit) == variant.layer]
-    given = torch.zeros(n_prompts, dtype=torch.bool)
-    if all(edit.site.hook in LEAVES_STEP_ALONE for edit in here):
-        for edit in here:
-            if edit.site.hook == "hook_h":
-                given |= edit.edited & (edit.first_columns == column)
-    return column, given
+    if not all(edit.site.hook in LEAVES_STEP_ALONE for edit in here):
+        return none
+    states = [edit.known_spots for edit in here if edit.site.hook == "hook_h"]
+    at_start = [spots.edited & (spots.first_columns == column) for spots in states]
+    return functools.reduce(torch.logical_or, at_start) if at_start else none
 
 
 def row_edits(variants: Sequence[Variant], jobs: Jobs) -> list[RowEdit]:
-    """Return the edits of all variants, as rows of their jobs."""
+    """Return the edits of all variants, as rows of their jobs.
+
+    What is done alike at one hook is one edit, however many variants do it. Where a variant edits a
+    hook several times, its edits stay in their order.
+    """
     job_of = torch.empty(len(variants), _count(jobs.prompt), dtype=torch.int64)
     job_of[jobs.variant, jobs.prompt] = torch.arange(len(jobs))
-    found = []
-    for number, variant in enumerate(variants):
-        for circuit, planned in variant.edits:
-            edit = Edit(planned.site, circuit, variant.intervention)
-            prompt, column = planned.places
-            job = job_of[number, prompt]
-            rows = jobs.starts[job] + column - jobs.column[job]
-            index = torch.arange(len(rows))
-            layer = layer_of(planned)
-            known = torch.zeros(len(rows), dtype=torch.bool)
-            if planned.site.hook == "hook_h":
-                known = jobs.given[job] & (column == jobs.column[job]) & (jobs.layer[job] == layer)
-            for given, these in ((True, known), (False, ~known)):
-                if bool(these.any()):
-                    part = index[these]
-                    found.append(RowEdit(layer, planned, edit, rows[part], job[part], part, given))
+    found: list[RowEdit] = []
+    for group in _alike(variants):
+        found += _as_rows(group, job_of, jobs)
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Alike:
+    """Edits of one hook that are carried out alike.
+
+    Attributes:
+        edit: What is done.
+        layer: Block.
+        members: Index of the variant and where it edits, of each.
+    """
+
+    edit: Edit
+    layer: int
+    members: list[tuple[int, Spots]]
+
+    @property
+    def tokens(self) -> Tokens:
+        """All their places, one after another."""
+        tokens = [spots.tokens for _, spots in self.members]
+        if len(tokens) == 1:
+            return tokens[0]
+        return Tokens(
+            torch.cat([one.prompt for one in tokens]), torch.cat([one.column for one in tokens])
+        )
+
+    @property
+    def variants(self) -> torch.Tensor:
+        """Variant of every place."""
+        numbers = torch.tensor([number for number, _ in self.members])
+        counts = torch.tensor([len(spots.tokens) for _, spots in self.members])
+        return numbers.repeat_interleave(counts)
+
+
+def _alike(variants: Sequence[Variant]) -> list[_Alike]:
+    """Group the edits of some variants; a variant's first at a hook come before its second."""
+    groups: dict[tuple[object, ...], _Alike] = {}
+    for number, variant in enumerate(variants):
+        turns: Counter[Site] = Counter()
+        for circuit, planned in variant.edits:
+            whole = circuit.channels is None and circuit.subspace is None
+            alike = None if whole else id(circuit)
+            key = turns[planned.site], planned.site, id(variant.intervention), alike
+            turns[planned.site] += 1
+            if key not in groups:
+                edit = Edit(planned.site, circuit, variant.intervention)
+                groups[key] = _Alike(edit, layer_of(planned), [])
+            groups[key].members.append((number, planned.known_spots))
+    return [groups[key] for key in sorted(groups, key=_turn)]
+
+
+def _turn(key: tuple[object, ...]) -> int:
+    turn = key[0]
+    assert isinstance(turn, int)
+    return turn
+
+
+def _as_rows(group: _Alike, job_of: torch.Tensor, jobs: Jobs) -> Iterator[RowEdit]:
+    """Yield a group as rows: those that are given, and the others."""
+    tokens = group.tokens
+    job = job_of[group.variants, tokens.prompt]
+    offset = tokens.column - jobs.column[job]
+    rows = jobs.starts[job] + offset
+    known = torch.zeros(len(rows), dtype=torch.bool)
+    if group.edit.site.hook == "hook_h":
+        known = jobs.given[job] & (offset == 0) & (jobs.layer[job] == group.layer)
+    for given, these in ((True, known), (False, ~known)):
+        index = these.nonzero().flatten()
+        if len(index):
+            yield RowEdit(group.layer, group.edit, tokens, rows[index], job[index], index, given)
 
 
 def _count(index: torch.Tensor) -> int:
     return int(index.max()) + 1
-
-
-def places_of(planned: PlannedEdit, order: Int64[torch.Tensor, " prompt"], n_pos: int) -> Places:
-    """Return prompt and position of every planned place.
-
-    Args:
-        planned: The edit.
-        order: Index of each prompt of the batch in the whole set.
-        n_pos: Columns of the batch.
-    """
-    prompt, column = planned.places
-    return Places(order[prompt], n_pos - column)

@@ -6,23 +6,24 @@ all of them. Jobs enter at their layer with what the unedited run had there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 
-from mechtest.interventions.base_run import BaseNeeds, BaseRun
+from mechtest.interventions.base_run import STATE_HOOKS, BaseNeeds, BaseRun
 from mechtest.interventions.jobs import Jobs, RowEdit
+from mechtest.interventions.plan import Tokens
 from mechtest.interventions.spec import Places
+from mechtest.interventions.waves import Wave, tails_of, waves_of, window_at
 from mechtest.models import HookedMamba, PackedBlock, Steps, Workspace
 from mechtest.models.block import MambaBlock
 from mechtest.models.packed_block import BOTH_ENDS
 from mechtest.sites import Site
 
 __all__ = ["PackedPass", "Reader"]
-
-STATE_HOOKS = frozenset({"hook_h", "hook_conv_state"})
 
 
 @dataclass(eq=False)
@@ -56,8 +57,8 @@ class PackedPass:
         workspace: Where large results go.
         base: The run intervened in; None for an unedited run from the first token on.
         edits: What is changed.
-        references: Activations of the source run by planned edit, "place ...", by `id`.
-        places: Prompt and position of every planned place, by `id` of the planned edit.
+        sources: The run whose activations an intervention puts in, by its `id`.
+        order: Index of each prompt of the batch in the whole set.
         apply: False visits the same rows, so that results agree to the last bit, and edits nothing.
         touched: "variant prompt"; set where an activation was changed, unless None.
         reader: Keeps activations of an unedited run.
@@ -72,22 +73,24 @@ class PackedPass:
         *,
         base: BaseRun | None = None,
         edits: Sequence[RowEdit] = (),
-        references: dict[int, torch.Tensor] | None = None,
-        places: dict[int, Places] | None = None,
+        sources: Mapping[int, BaseRun] | None = None,
+        order: Int64[torch.Tensor, " prompt"] | None = None,
         apply: bool = True,
         touched: Bool[torch.Tensor, "variant prompt"] | None = None,
         reader: Reader | None = None,
     ) -> None:
         self.model, self.jobs, self.tokens = model, jobs, tokens
         self.workspace, self.base, self.reader = workspace, base, reader
-        self.references, self.places = references or {}, places or {}
+        self.sources = sources or {}
+        self.order = torch.arange(len(tokens)) if order is None else order
         self.apply, self.touched = apply, touched
         self.device = model.device
         self.row_layers = 0
         self._entered: _Entered | None = None
+        self._places: dict[int, Places] = {}
         self._edits: dict[tuple[int, str], list[RowEdit]] = {}
         for edit in edits:
-            self._edits.setdefault((edit.layer, edit.planned.site.hook), []).append(edit)
+            self._edits.setdefault((edit.layer, edit.site.hook), []).append(edit)
 
     def run(self) -> Float[torch.Tensor, "job d_model"]:
         """Return the residual stream after the last layer, at each job's last position."""
@@ -107,7 +110,6 @@ class PackedPass:
     def _layer(self, layer: int) -> None:
         jobs = self.jobs
         block = self._block(layer)
-        count = jobs.in_flight(layer)
         resid, fused = self._arrive(layer, block, whole=True)
         gate = fused[:, block.cfg.E :]
         steps = self._steps(layer, block, fused[:, : block.cfg.E])
@@ -117,7 +119,7 @@ class PackedPass:
             self._visit(layer, hook, value)
 
         block.add_to(resid, block.gated(out, steps.x, gate, visit), visit)
-        self.row_layers += int(jobs.starts[count])
+        self.row_layers += jobs.rows_in_flight(layer)
 
     def _last_layer(self, layer: int, last_rows: torch.Tensor) -> torch.Tensor:
         """Run the last layer: only the last position goes on from its recurrence."""
@@ -142,12 +144,12 @@ class PackedPass:
             whole: False leaves the gate out.
         """
         jobs = self.jobs
-        rows = int(jobs.starts[jobs.in_flight(layer)])
-        projected = int(jobs.starts[jobs.in_flight(layer, 0)])
+        rows = jobs.rows_in_flight(layer)
+        projected = jobs.rows_in_flight(layer, 0)
         entering = jobs.entering(layer)
         resid = self._resid[:rows]
         if entering:
-            start = int(jobs.starts[entering.start])
+            start = jobs.bounds[entering.start]
             resid[start:] = self._entering_resid(layer, start, rows)
 
         def visit(hook: str, value: torch.Tensor) -> None:
@@ -190,13 +192,7 @@ class PackedPass:
         jobs, base = self.jobs, self.base
         assert base is not None
         prompt, column = jobs.prompt_of_row[start:stop], jobs.column_of_row[start:stop]
-        source = base.rows(prompt, column)
-        unique, index = source.unique(return_inverse=True)
-        first = torch.ones(len(unique), dtype=torch.bool)
-        first[1:] = unique[1:] != unique[:-1] + 1
-        home = torch.searchsorted(base.starts, unique, right=True) - 1
-        first[1:] |= home[1:] != home[:-1]
-        begins = first.nonzero().flatten()
+        unique, begins, index = _segments_of(base, base.rows(prompt, column))
         starts = torch.cat([begins, torch.tensor([len(unique)])])
         resid = base.resid[layer][unique.to(self.device)]
         fused = self.workspace.take("entered", len(unique), self._fused.shape[1])
@@ -204,8 +200,7 @@ class PackedPass:
         inner = fused[:, : block.cfg.E]
         steps = None
         if jobs.in_flight(layer) > jobs.in_flight(layer, 1):
-            where = home[begins], unique[begins] - base.starts[home[begins]]
-            slot = base.slot_before(where[0], where[1] + base.first[where[0]])
+            slot = base.slot_before_row(unique[begins])
             windows = base.windows[layer][slot.to(self.device)]
             x = block.convolve(inner, windows, starts, _ignore)
             steps = _empty_steps(self.workspace, "entered", len(unique), block)
@@ -220,8 +215,8 @@ class PackedPass:
         """Return the recurrence's parameters of all rows in flight."""
         jobs = self.jobs
         rows = len(inner)
-        behind = int(jobs.starts[jobs.in_flight(layer, 0)])
-        convolved = int(jobs.starts[jobs.in_flight(layer, 1)])
+        behind = jobs.rows_in_flight(layer, 0)
+        convolved = jobs.rows_in_flight(layer, 1)
 
         def visit(hook: str, value: torch.Tensor) -> None:
             self._visit(layer, hook, value)
@@ -259,23 +254,23 @@ class PackedPass:
         if self.reader is not None:
             rows = self.reader.rows
             job = jobs.job_of_row[rows]
-            kept = _window_at(inner, rows, starts[job], windows, job)
+            kept = window_at(inner, rows, starts[job], windows, job)
             self.reader.windows.append(_after_nothing(kept))
         segment_start, segment_window, segment_job = starts[:-1], windows, torch.arange(count)
         current = torch.arange(count)  # the segment each job has come to
-        for wave in _waves(self._edits.get((layer, "hook_conv_state"), ())):
+        for wave in waves_of(self._edits.get((layer, "hook_conv_state"), ())):
             segment = current[wave.jobs]
-            value = _window_at(inner, wave.rows, segment_start[segment], segment_window, segment)
+            value = window_at(inner, wave.rows, segment_start[segment], segment_window, segment)
             value = self._edited_states(wave, value)
             current[wave.jobs] = torch.arange(len(wave.rows)) + len(segment_start)
             segment_start = torch.cat([segment_start, wave.rows + 1])
             segment_window = torch.cat([segment_window, value])
             segment_job = torch.cat([segment_job, wave.jobs])
+        if len(segment_start) == count:
+            return windows, starts
         # The window after a job's last row is before nothing.
         alive = (segment_start < jobs.starts[segment_job + 1]).nonzero().flatten()
         order = alive[segment_start[alive].argsort(stable=True)]
-        if len(order) == count:
-            return windows, starts
         cut = torch.cat([segment_start[order], starts[-1:]])
         return segment_window[order.to(self.device)], cut
 
@@ -295,7 +290,7 @@ class PackedPass:
         count = jobs.in_flight(layer)
         edits = self._edits.get((layer, "hook_h"), [])
         own, given = self._given_states(layer, [edit for edit in edits if edit.given])
-        waves = _waves([edit for edit in edits if not edit.given])
+        waves = waves_of([edit for edit in edits if not edit.given])
         keep = self.reader.rows if self.reader is not None else waves[0].rows if waves else None
         out = self.workspace.take("recurred", len(steps.x), block.cfg.E)
         # Jobs with a state of their own enter here, so they come last.
@@ -304,17 +299,21 @@ class PackedPass:
         for part in (range(first), range(first, count)):
             if not part:
                 continue
-            start, stop = int(jobs.starts[part.start]), int(jobs.starts[part.stop])
+            start, stop = jobs.bounds[part.start], jobs.bounds[part.stop]
             rows = slice(start, stop)
             shared = part.start < first
-            here = None if keep is None else keep[(keep >= start) & (keep < stop)] - start
+            starts = jobs.starts[part.start : part.stop + 1]
+            here = keep
+            if (start, stop) != (0, len(steps.x)):
+                starts = starts - start
+                here = None if keep is None else keep[(keep >= start) & (keep < stop)] - start
             states = self._base_states(layer) if shared else own
             kept.append(
                 block.recur(
                     steps.rows(rows),
                     None if gate is None else gate[rows],
                     states,
-                    jobs.starts[part.start : part.stop + 1] - start,
+                    starts,
                     out[rows],
                     slots=self._slots[:first] if shared else None,
                     given=None if shared else given,
@@ -326,7 +325,7 @@ class PackedPass:
             self.reader.h.append(_after_nothing(states))
         for number, wave in enumerate(waves):
             new = self._edited_states(wave, states.transpose(1, 2)).transpose(1, 2).contiguous()
-            index, again = _tails(wave.rows, jobs.starts[wave.jobs + 1])
+            index, again = tails_of(wave.rows, jobs.starts[wave.jobs + 1])
             keep = None
             if number + 1 < len(waves):
                 keep = torch.searchsorted(index, waves[number + 1].rows)
@@ -367,7 +366,7 @@ class PackedPass:
             own[others] = self.base.h[layer][self._slots[first:count][~given].to(self.device)]
         done = torch.zeros_like(given)
         for edit in edits:
-            value = _picked(self.base.read(edit.planned), edit.index)
+            value = _picked(self.base.read(edit.site, edit.tokens), edit.index)
             place = (edit.jobs - first).to(self.device)
             again = done[edit.jobs - first]
             if bool(again.any()):  # another circuit edited these states before
@@ -412,7 +411,7 @@ class PackedPass:
             rows = edit.rows.to(self.device)
             value[rows] = self._replaced(edit, value[rows], slice(None))
 
-    def _edited_states(self, wave: _Wave, value: torch.Tensor) -> torch.Tensor:
+    def _edited_states(self, wave: Wave, value: torch.Tensor) -> torch.Tensor:
         """Return the states (or windows) of a wave after its edits."""
         for edit, part, into in wave.parts:
             if len(wave.parts) == 1:  # then it is all of them, in order
@@ -428,83 +427,38 @@ class PackedPass:
         if not self.apply:
             return value
         index = edit.index[part]
-        places = self.places[id(edit.planned)]
-        reference = self.references.get(id(edit.planned))
-        new = edit.edit.edited(
-            value,
-            None if reference is None else _picked(reference, index),
-            Places(places.prompt[index], places.from_end[index]),
-        )
+        source = self.sources.get(id(edit.edit.intervention))
+        reference = None
+        if source is not None:
+            reference = _picked(source.read(edit.site, edit.tokens), index)
+        places = self._places_of(edit.tokens)
+        at = Places(_picked(places.prompt, index), _picked(places.from_end, index))
+        new = edit.edit.edited(value, reference, at)
         if self.touched is not None:
             changed = (new != value).flatten(1).any(1)
             jobs = edit.jobs[part][changed.cpu()]
             self.touched[self.jobs.variant[jobs], self.jobs.prompt[jobs]] = True
         return new
 
-
-@dataclass(frozen=True, eq=False)
-class _Wave:
-    """Edits of states no two of which are in one job.
-
-    Attributes:
-        rows: Rows whose state is edited, ascending.
-        jobs: Their jobs.
-        parts: Edits, which of their rows are meant, and where those stand among `rows`.
-    """
-
-    rows: torch.Tensor
-    jobs: torch.Tensor
-    parts: list[tuple[RowEdit, torch.Tensor, torch.Tensor]]
+    def _places_of(self, tokens: Tokens) -> Places:
+        if id(tokens) not in self._places:  # held by the edits, so their ids stay their own
+            from_end = self.jobs.n_pos - tokens.column
+            self._places[id(tokens)] = Places(self.order[tokens.prompt], from_end)
+        return self._places[id(tokens)]
 
 
-def _waves(edits: Sequence[RowEdit]) -> list[_Wave]:
-    """Sort edits of states: the first of every job, the second, and so on."""
-    if not edits:
-        return []
-    rows = torch.cat([edit.rows for edit in edits]).unique()
-    jobs = torch.empty_like(rows)
-    for edit in edits:
-        jobs[torch.searchsorted(rows, edit.rows)] = edit.jobs
-    begins = torch.ones(len(rows), dtype=torch.bool)
-    begins[1:] = jobs[1:] != jobs[:-1]
-    first = torch.where(begins, torch.arange(len(rows)), 0).cummax(0).values
-    rank = torch.arange(len(rows)) - first
-    waves = []
-    for number in range(int(rank.max()) + 1):
-        these = rows[rank == number]
-        parts = []
-        for edit in edits:
-            inside = torch.isin(edit.rows, these).nonzero().flatten()
-            if len(inside):
-                parts.append((edit, inside, torch.searchsorted(these, edit.rows[inside])))
-        waves.append(_Wave(these, jobs[rank == number], parts))
-    return waves
-
-
-def _tails(rows: torch.Tensor, ends: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return all rows from each of `rows` to its end, and where each run starts among them."""
-    lengths = ends - rows
-    starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-    of = torch.repeat_interleave(torch.arange(len(rows)), lengths)
-    return rows[of] + torch.arange(int(starts[-1])) - starts[of], starts
-
-
-def _window_at(
-    inner: torch.Tensor,
-    rows: torch.Tensor,
-    starts: torch.Tensor,
-    windows: torch.Tensor,
-    segment: torch.Tensor,
-) -> torch.Tensor:
-    """Return the window after each of `rows`: its last inputs, the segment's own window before."""
-    length = windows.shape[1]
-    offset = rows[:, None] - length + 1 + torch.arange(length)
-    inside = offset >= starts[:, None]
-    device = inner.device
-    found = inner[offset.clamp(min=0).to(device)]
-    behind = (offset - starts[:, None] + length).clamp(0, length - 1)
-    before = windows[segment[:, None].to(device), behind.to(device)]
-    return torch.where(inside[..., None].to(device), found, before)
+def _segments_of(
+    base: BaseRun, rows: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return which rows of a run are among some, where runs of them begin, and each one's place."""
+    among = np.zeros(int(base.starts[-1]) + 1, dtype=bool)
+    among[rows.numpy()] = True
+    unique = np.flatnonzero(among)
+    before = unique - 1
+    follows = among[before] & (unique != base.starts.numpy()[base.prompt_of_row.numpy()[unique]])
+    begins = np.flatnonzero(~follows)
+    place = np.cumsum(among) - 1
+    return torch.from_numpy(unique), torch.from_numpy(begins), torch.from_numpy(place[rows.numpy()])
 
 
 def _picked(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

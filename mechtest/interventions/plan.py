@@ -5,13 +5,80 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 
 from mechtest.errors import PositionError, ShapeError
 from mechtest.interventions.circuit import Circuit
-from mechtest.sites import Site, SiteResolver
+from mechtest.sites import Position, Site, SiteResolver
 from mechtest.tasks import EncodedPairs
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Some tokens of a batch, in the order their activations stand.
+
+    Attributes:
+        prompt: Index of each one's prompt.
+        column: Its column.
+    """
+
+    prompt: Int64[torch.Tensor, " token"]
+    column: Int64[torch.Tensor, " token"]
+
+    def __len__(self) -> int:
+        return len(self.prompt)
+
+
+@dataclass(frozen=True, eq=False)
+class Spots:
+    """Where some prompts are edited; plans at the same positions share one.
+
+    Attributes:
+        mask: True at the prompts and positions meant.
+    """
+
+    mask: Bool[torch.Tensor, "prompt pos"]
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Every place meant, in order."""
+        prompt, column = np.nonzero(self._array)
+        return Tokens(torch.from_numpy(prompt), torch.from_numpy(column))
+
+    @cached_property
+    def columns(self) -> Bool[torch.Tensor, " pos"]:
+        """Columns in which any prompt is edited."""
+        return torch.from_numpy(self._array.any(0))
+
+    @cached_property
+    def edited(self) -> Bool[torch.Tensor, " prompt"]:
+        """Whether a prompt is edited anywhere."""
+        return torch.from_numpy(self._array.any(1))
+
+    @cached_property
+    def first_columns(self) -> Int64[torch.Tensor, " prompt"]:
+        """First column edited in each prompt; its last one where none is."""
+        last = self._array.shape[1] - 1
+        return torch.from_numpy(np.where(self._array.any(1), self._array.argmax(1), last))
+
+    def of_prompts(self, start: int, stop: int) -> Spots:
+        """Return the part for some of the prompts; the same one for the same prompts."""
+        if (start, stop) == (0, len(self.mask)):
+            return self
+        if (start, stop) not in self._parts:
+            self._parts[start, stop] = Spots(self.mask[start:stop])
+        return self._parts[start, stop]
+
+    @cached_property
+    def _array(self) -> np.ndarray:
+        # Small questions about a small table: a call of numpy costs a fifth of one of torch.
+        return np.asarray(self.mask.cpu().numpy())
+
+    @cached_property
+    def _parts(self) -> dict[tuple[int, int], Spots]:
+        return {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,89 +87,97 @@ class PlannedEdit:
 
     Attributes:
         site: Layer and hook, its position left out.
-        where: True at the prompts and positions meant; None for a hook without positions.
+        spots: Prompts and positions meant; None for a hook without positions.
     """
 
     site: Site
-    where: Bool[torch.Tensor, "prompt pos"] | None
+    spots: Spots | None
 
     @property
     def name(self) -> str:
         """Hook name without position."""
         return str(self.site)
 
+    @property
+    def where(self) -> Bool[torch.Tensor, "prompt pos"] | None:
+        """True at the prompts and positions meant."""
+        return None if self.spots is None else self.spots.mask
+
+    @property
+    def known_spots(self) -> Spots:
+        """The spots of a hook that has positions."""
+        assert self.spots is not None
+        return self.spots
+
     def positions(self) -> list[int]:
         """Return the positions at which any prompt is edited."""
-        assert self.where is not None
-        return self.where.any(0).nonzero().flatten().tolist()
+        return self.known_spots.columns.nonzero().flatten().tolist()
 
-    @cached_property
-    def places(self) -> tuple[Int64[torch.Tensor, " place"], Int64[torch.Tensor, " place"]]:
-        """Prompt and column of every place meant, in order."""
-        assert self.where is not None
-        prompt, column = self.where.cpu().nonzero(as_tuple=True)
-        return prompt, column
 
-    @cached_property
-    def edited(self) -> Bool[torch.Tensor, " prompt"]:
-        """Whether a prompt is edited anywhere."""
-        assert self.where is not None
-        return self.where.cpu().any(1)
+class Planner:
+    """Plans edits on one set of prompts, each position of the notation worked out once.
 
-    @cached_property
-    def first_columns(self) -> Int64[torch.Tensor, " prompt"]:
-        """First column edited in each prompt; its last one where none is."""
-        assert self.where is not None
-        last = torch.tensor(self.where.shape[1] - 1)
-        return torch.where(self.edited, self.where.cpu().int().argmax(1), last)
+    Args:
+        resolver: Knows the model's sites.
+        pairs: The prompts.
+    """
 
-    def of_prompts(self, start: int, stop: int) -> PlannedEdit:
-        """Return the part of the plan for some of the prompts."""
-        assert self.where is not None
-        key = (start, stop)
-        if key not in self._parts:
-            self._parts[key] = PlannedEdit(self.site, self.where[start:stop])
-        return self._parts[key]
+    def __init__(self, resolver: SiteResolver, pairs: EncodedPairs) -> None:
+        self.resolver, self.pairs = resolver, pairs
+        self._spots: dict[Position, Spots] = {}
+        self._plans: dict[tuple[Site, ...], tuple[PlannedEdit, ...]] = {}
 
-    @cached_property
-    def _parts(self) -> dict[tuple[int, int], PlannedEdit]:
-        return {}
+    def plan(self, circuit: Circuit) -> tuple[PlannedEdit, ...]:
+        """Work out the edits of a circuit; parts on the same hook are joined.
+
+        Its sites decide, whatever its channels or subspace.
+
+        Raises:
+            UnknownSiteError: A layer the model does not have.
+            PositionError: A role some prompt lacks, or a position outside a prompt.
+            ShapeError: A position on a hook that fires once for all positions.
+        """
+        if circuit.sites not in self._plans:
+            self._plans[circuit.sites] = self._planned(circuit)
+        return self._plans[circuit.sites]
+
+    def _planned(self, circuit: Circuit) -> tuple[PlannedEdit, ...]:
+        planned: dict[Site, PlannedEdit] = {}
+        for part in circuit.parts:
+            site = self.resolver.in_model(part)
+            bare = Site(site.hook, site.layer)
+            if site.spec.position_axis is None and not site.spec.per_position:
+                planned[bare] = PlannedEdit(bare, None)
+                continue
+            spots = self._spots_at(site.position)
+            before = planned.get(bare)
+            if before is not None and before.spots is not None:
+                spots = Spots(spots.mask | before.spots.mask)
+            planned[bare] = PlannedEdit(bare, spots)
+        return tuple(planned.values())
+
+    def _spots_at(self, position: Position) -> Spots:
+        if position not in self._spots:
+            self._spots[position] = Spots(_mask_of(position, self.pairs))
+        return self._spots[position]
 
 
 def plan_edits(
     resolver: SiteResolver, circuit: Circuit, pairs: EncodedPairs
 ) -> tuple[PlannedEdit, ...]:
-    """Work out the edits of a circuit; parts on the same hook are joined.
-
-    Raises:
-        UnknownSiteError: A layer the model does not have.
-        PositionError: A role some prompt lacks, or a position outside a prompt.
-        ShapeError: A position on a hook that fires once for all positions.
-    """
-    planned: dict[Site, PlannedEdit] = {}
-    for part in circuit.parts:
-        site = resolver.site(str(part))
-        bare = Site(site.hook, site.layer)
-        if site.spec.position_axis is None and not site.spec.per_position:
-            planned[bare] = PlannedEdit(bare, None)
-            continue
-        where = _where(site, pairs)
-        before = planned.get(bare)
-        if before is not None and before.where is not None:
-            where = where | before.where
-        planned[bare] = PlannedEdit(bare, where)
-    return tuple(planned.values())
+    """Work out the edits of one circuit; see `Planner.plan`."""
+    return Planner(resolver, pairs).plan(circuit)
 
 
-def _where(site: Site, pairs: EncodedPairs) -> torch.Tensor:
+def _mask_of(position: Position, pairs: EncodedPairs) -> torch.Tensor:
     n_pos = pairs.clean_tokens.shape[1]
-    where = torch.zeros(len(pairs), n_pos, dtype=torch.bool)
-    columns = {role: pairs.positions(role).tolist() for role in site.position.roles}
+    where = np.zeros((len(pairs), n_pos), dtype=bool)
+    columns = {role: pairs.positions(role).tolist() for role in position.roles}
     for row, length in enumerate(pairs.lengths.tolist()):
         padding = n_pos - length
         roles = {role: places[row] - padding for role, places in columns.items()}
         try:
-            indices = site.position.indices(length, roles)
+            indices = position.indices(length, roles)
         except PositionError as error:
             raise PositionError(
                 f"prompt {pairs.ids[row]!r}: {error.what}",
@@ -112,7 +187,7 @@ def _where(site: Site, pairs: EncodedPairs) -> torch.Tensor:
                 next_step=error.next_step,
             ) from error
         where[row, padding + indices.start : padding + indices.stop] = True
-    return where.to(pairs.device)
+    return torch.from_numpy(where).to(pairs.device)
 
 
 def channel_mask(site: Site, channels: tuple[int, ...], shape: torch.Size) -> torch.Tensor:

@@ -10,27 +10,33 @@ A memory budget decides how many go together. It is no part of any result beyond
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int64
 
 from mechtest.errors import SiteNotServedError
-from mechtest.interventions.base_run import BaseNeeds, BaseRun
-from mechtest.interventions.cost import Cost, cost_of, row_bytes, state_bytes
+from mechtest.interventions.base_run import (
+    STATE_HOOKS,
+    BaseNeeds,
+    BaseRun,
+    stacked_needs,
+)
+from mechtest.interventions.cost import Cost, cost_of, flops_of, row_bytes, state_bytes
 from mechtest.interventions.jobs import (
     Jobs,
     RowEdit,
     Variant,
+    entry_columns,
     first_columns,
     lay_out,
-    places_of,
     row_edits,
 )
 from mechtest.interventions.packed_pass import PackedPass, Reader
-from mechtest.interventions.plan import PlannedEdit
-from mechtest.interventions.spec import Places, Run
+from mechtest.interventions.plan import PlannedEdit, Spots
+from mechtest.interventions.spec import Run
+from mechtest.interventions.unedited_runs import Bases, UneditedRuns, bytes_of
 from mechtest.kernels import backend_name
 from mechtest.kernels.segments import rms_norm_rows
 from mechtest.models import PACKED_HOOKS, HookedMamba, Workspace
@@ -45,7 +51,6 @@ MEMORY = DEFAULT_MEMORY
 """Bytes that one batch may take, by default."""
 
 FLOAT = 4
-STATE_HOOKS = frozenset({"hook_h", "hook_conv_state"})
 
 
 @dataclass(eq=False)
@@ -56,6 +61,7 @@ class Rectangle:
         model: The model, in float32 or float64.
         pairs: Encoded prompts.
         memory: Bytes a batch may take.
+        unedited: Where unedited runs are shared with others; None keeps them here.
 
     Attributes:
         tally: What was done so far.
@@ -64,9 +70,9 @@ class Rectangle:
     model: HookedMamba
     pairs: EncodedPairs
     memory: int = MEMORY
+    unedited: UneditedRuns | None = None
     tally: Tally = field(init=False)
-    _bases: dict[tuple[Run, int, int], BaseRun] = field(default_factory=dict, init=False)
-    _places: dict[int, tuple[PlannedEdit, Places]] = field(default_factory=dict, init=False)
+    _bases: Bases = field(default_factory=dict, init=False)
     _ahead: dict[Run, BaseNeeds] = field(default_factory=dict, init=False)
     _workspace: Workspace = field(init=False)
 
@@ -96,6 +102,19 @@ class Rectangle:
         )
 
     @torch.no_grad()
+    def plain(self, run: Run) -> Float[torch.Tensor, "prompt d_vocab"]:
+        """Return the logits of an unedited run at the last position."""
+        nothing = torch.zeros(self.pairs.attention_mask.shape, dtype=torch.bool)
+        needs = BaseNeeds(frozenset(), nothing, {})
+        return torch.cat(
+            [
+                self._unembed(self._base_runs({run: here}, start, stop)[run].last, None)
+                for start, stop in self._prompt_batches(())
+                for here in (needs.of_prompts(start, stop),)
+            ]
+        )
+
+    @torch.no_grad()
     def logits(
         self,
         variants: Sequence[Variant],
@@ -119,7 +138,7 @@ class Rectangle:
         out = self.model.embedding.weight.new_empty(len(variants), len(self.pairs), width)
         for start, stop in self._prompt_batches(variants):
             here = [_of_prompts(variant, start, stop) for variant in variants]
-            for group in self._variant_batches(here):
+            for group in self._variant_batches(here, stop - start):
                 flags = torch.zeros(len(group), stop - start, dtype=torch.bool)
                 resid, jobs = self._pass(
                     [here[i] for i in group],
@@ -144,16 +163,13 @@ class Rectangle:
             base: The run intervened in.
         """
         where = torch.zeros(self.pairs.attention_mask.shape, dtype=torch.bool)
+        for spots in _all_spots(variants):
+            where |= spots.mask.cpu()
         reads: dict[Run, dict[Site, torch.Tensor]] = {"clean": {}, "corrupted": {}}
-        for variant in variants:
-            source = variant.intervention.source(base)
-            for _, edit in variant.edits:
-                assert edit.where is not None
-                here = edit.where.cpu()
-                where |= here
-                if source is not None and edit.site.hook not in STATE_HOOKS:
-                    known = reads[source].get(edit.site)
-                    reads[source][edit.site] = here if known is None else known | here
+        for source, site, spots in _all_reads(variants, base):
+            here = spots.mask.cpu()
+            known = reads[source].get(site)
+            reads[source][site] = here if known is None else known | here
         before = torch.zeros_like(where)
         before[:, :-1] = where[:, 1:]
         states = (where | before) & self.pairs.attention_mask.cpu()
@@ -173,10 +189,25 @@ class Rectangle:
         total = Cost()
         for start, stop in self._prompt_batches(variants):
             here = [_of_prompts(variant, start, stop) for variant in variants]
-            for group in self._variant_batches(here):
+            for group in self._variant_batches(here, stop - start):
                 jobs = lay_out([here[i] for i in group], stop - start, self._n_pos)
                 total += cost_of(jobs, self.model.cfg, read)
         return total
+
+    def work(self, variants: Sequence[Variant], read: int) -> list[float]:
+        """Return the floating-point operations of each variant on its own; nothing runs.
+
+        Args:
+            variants: What would be done.
+            read: Logits read of each prompt.
+        """
+        count = len(self.pairs)
+        rows = (self._n_pos - entry_columns(variants, count, self._n_pos)).sum(1).tolist()
+        cfg = self.model.cfg
+        return [
+            flops_of(cfg, variant.layer, variant.stage, number, count, read)
+            for variant, number in zip(variants, rows, strict=True)
+        ]
 
     def _pass(
         self,
@@ -191,24 +222,22 @@ class Rectangle:
         jobs = lay_out(variants, stop - start, self._n_pos)
         edits = row_edits(variants, jobs)
         first = first_columns(self.pairs)[start:stop]
-        ran = self._base(base, start, stop, _needs(jobs, edits, first, from_here=True))
-        references: dict[int, torch.Tensor] = {}
-        source = {id(v.intervention): v.intervention.source(base) for v in variants}
-        wanted = [e for e in edits if source[id(e.edit.intervention)] is not None]
-        if wanted:
-            (origin,) = {source[id(edit.edit.intervention)] for edit in wanted}
-            assert origin is not None
-            other = self._base(origin, start, stop, _needs(jobs, wanted, first, from_here=False))
-            references = {id(edit.planned): other.read(edit.planned) for edit in wanted}
+        needs = {base: _needs(jobs, edits, first, from_here=True)}
+        origins = {id(v.intervention): v.intervention.source(base) for v in variants}
+        for origin in {origin for origin in origins.values() if origin is not None}:
+            wanted = [edit for edit in edits if origins[id(edit.edit.intervention)] == origin]
+            needs[origin] = _needs(jobs, wanted, first, from_here=False)
+        ran = self._base_runs(needs, start, stop)
+        sources = {key: ran[origin] for key, origin in origins.items() if origin is not None}
         run = PackedPass(
             self.model,
             jobs,
             self._tokens(base)[start:stop],
             self._workspace,
-            base=ran,
+            base=ran[base],
             edits=edits,
-            references=references,
-            places={id(edit.planned): self._places_of(edit.planned, start, stop) for edit in edits},
+            sources=sources,
+            order=torch.as_tensor(self.pairs.order[start:stop]),
             apply=not unedited,
             touched=touched,
         )
@@ -216,49 +245,66 @@ class Rectangle:
         self._count(run.row_layers)
         return resid, jobs
 
-    def _base(self, run: Run, start: int, stop: int, needs: BaseNeeds) -> BaseRun:
-        """Return an unedited run that kept everything needed; what it kept before, it keeps."""
-        key = (run, start, stop)
-        known = self._bases.get(key)
-        if known is not None and known.needs.covers(needs):
-            return known
-        needs = needs if known is None else needs.joined(known.needs)
-        if run in self._ahead:
-            needs = needs.joined(self._ahead[run].of_prompts(start, stop))
-        self._bases.pop(key, None)
-        found = self._run_base(run, start, stop, needs)
-        # Oldest first: runs over other prompts make room.
-        while self._bases and sum(map(_size, self._bases.values())) + _size(found) > self.memory:
-            self._bases.pop(next(iter(self._bases)))
-        self._bases[key] = found
+    def _base_runs(
+        self, wanted: Mapping[Run, BaseNeeds], start: int, stop: int
+    ) -> dict[Run, BaseRun]:
+        """Return unedited runs that kept everything needed; what they kept before, they keep."""
+        bases = self._bases if self.unedited is None else self.unedited.bases()
+        found: dict[Run, BaseRun] = {}
+        missing: dict[Run, BaseNeeds] = {}
+        for run, needs in wanted.items():
+            known = bases.get((run, start, stop))
+            if known is not None and known.needs.covers(needs):
+                found[run] = known
+                continue
+            missing[run] = needs if known is None else needs.joined(known.needs)
+        if missing:
+            for run, ahead in self._ahead.items():
+                here = ahead.of_prompts(start, stop)
+                if run in missing or (run, start, stop) not in bases:
+                    missing[run] = here.joined(missing[run]) if run in missing else here
+            made = self._run_bases(missing, start, stop)
+            for run in made:
+                bases.pop((run, start, stop), None)
+            # Oldest first: runs over other prompts make room.
+            while bases and bytes_of([*bases.values(), *made.values()]) > self.memory:
+                bases.pop(next(iter(bases)))
+            bases |= {(run, start, stop): base for run, base in made.items()}
+            if self.unedited is not None:
+                self.unedited.make_room(self.memory)
+            found |= {run: base for run, base in made.items() if run in wanted}
         return found
 
-    def _run_base(self, run: Run, start: int, stop: int, needs: BaseNeeds) -> BaseRun:
+    def _run_bases(
+        self, wanted: Mapping[Run, BaseNeeds], start: int, stop: int
+    ) -> dict[Run, BaseRun]:
+        """Make unedited runs in one pass, their prompts below one another."""
         first = first_columns(self.pairs)[start:stop]
-        jobs = _every_token(first, self._n_pos)
-        base_rows = jobs.starts[:-1] - first
+        jobs = _every_token(first.repeat(len(wanted)), self._n_pos)
+        needs = stacked_needs(list(wanted.values()))
+        base_rows = jobs.starts[:-1] - jobs.column
         prompt, column = needs.states.nonzero(as_tuple=True)
-        slots = torch.full((stop - start, self._n_pos + 1), -1)
-        slots[prompt, column + 1] = torch.arange(len(prompt)) + 1
         sites: dict[tuple[int, str], list[tuple[Site, torch.Tensor]]] = {}
         for site, where in needs.reads.items():
             at_prompt, at_column = where.nonzero(as_tuple=True)
             place = (0 if site.layer is None else site.layer, site.hook)
             sites.setdefault(place, []).append((site, base_rows[at_prompt] + at_column))
         reader = Reader(needs, base_rows[prompt] + column, sites)
-        work = PackedPass(
-            self.model,
-            jobs,
-            self._tokens(run)[start:stop],
-            self._workspace,
-            reader=reader,
-        )
+        tokens = torch.cat([self._tokens(run)[start:stop] for run in wanted])
+        work = PackedPass(self.model, jobs, tokens, self._workspace, reader=reader)
         last = work.run()
         self._count(work.row_layers)
-        return BaseRun(
-            needs, jobs.starts, first, reader.resid, reader.h, reader.windows, slots,
+        slots = torch.full((len(jobs), self._n_pos + 1), -1)
+        slots[prompt, column + 1] = torch.arange(len(prompt)) + 1
+        whole = BaseRun(
+            needs, jobs.starts, jobs.column, reader.resid, reader.h, reader.windows, slots,
             reader.values, last,
         )  # fmt: skip
+        count = stop - start
+        return {
+            run: whole.part(number * count, (number + 1) * count, own)
+            for number, (run, own) in enumerate(wanted.items())
+        }
 
     def _count(self, row_layers: int) -> None:
         weight = self.model.embedding.weight
@@ -282,21 +328,13 @@ class Rectangle:
     def _tokens(self, run: Run) -> torch.Tensor:
         return self.pairs.clean_tokens if run == "clean" else self.pairs.corrupted_tokens
 
-    def _places_of(self, planned: PlannedEdit, start: int, stop: int) -> Places:
-        key = id(planned)
-        if key not in self._places:
-            order = torch.as_tensor(self.pairs.order[start:stop])
-            self._places[key] = (planned, places_of(planned, order, self._n_pos))
-        return self._places[key][1]
-
     def _prompt_batches(self, variants: Sequence[Variant]) -> Iterator[tuple[int, int]]:
         """Yield ranges of prompts whose kept states fit a quarter of the memory."""
         positions = torch.zeros(self._n_pos, dtype=torch.bool)
         for needs in self._ahead.values():
             positions |= needs.states.any(0)
-        for variant in variants:
-            for _, edit in variant.edits:
-                positions[edit.positions()] = True
+        for spots in _all_spots(variants):
+            positions |= spots.columns
         cfg = self.model.cfg
         state = FLOAT * cfg.E * (cfg.N + cfg.d_conv) * cfg.n_layer
         rows = FLOAT * self._n_pos * (cfg.d_model * cfg.n_layer + 8 * cfg.E)
@@ -305,17 +343,15 @@ class Rectangle:
         for start in range(0, len(self.pairs), size):
             yield start, min(start + size, len(self.pairs))
 
-    def _variant_batches(self, variants: Sequence[Variant]) -> Iterator[list[int]]:
+    def _variant_batches(self, variants: Sequence[Variant], n_prompts: int) -> Iterator[list[int]]:
         """Yield groups of variants whose rows fit in the rest of the memory."""
         cfg = self.model.cfg
         row, state = row_bytes(cfg), state_bytes(cfg)
         budget = self.memory * 3 // 4
         group: list[int] = []
         used = 0
-        for number, variant in enumerate(variants):
-            columns = [edit.first_columns for _, edit in variant.edits]
-            first = torch.stack(columns or [torch.full((1,), self._n_pos - 1)]).amin(0)
-            size = int((self._n_pos - first).sum()) * row + len(first) * state
+        rows = (self._n_pos - entry_columns(variants, n_prompts, self._n_pos)).sum(1)
+        for number, size in enumerate((rows * row + n_prompts * state).tolist()):
             if group and used + size > budget:
                 yield group
                 group, used = [], 0
@@ -326,13 +362,32 @@ class Rectangle:
 
 
 def _of_prompts(variant: Variant, start: int, stop: int) -> Variant:
-    edits = tuple((circuit, edit.of_prompts(start, stop)) for circuit, edit in variant.edits)
-    return Variant(edits, variant.intervention)
+    """Return the part of a variant for some of the prompts; itself where that is all of them."""
+    edits = tuple(
+        (circuit, PlannedEdit(edit.site, edit.known_spots.of_prompts(start, stop)))
+        for circuit, edit in variant.edits
+    )
+    same = all(
+        new.spots is old.spots for (_, new), (_, old) in zip(edits, variant.edits, strict=True)
+    )
+    return variant if same else Variant(edits, variant.intervention)
 
 
-def _size(run: BaseRun) -> int:
-    kept = [*run.resid.values(), *run.h, *run.windows, *run.values.values()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+def _all_spots(variants: Sequence[Variant]) -> Iterator[Spots]:
+    """Yield where any variant edits, the same spots once."""
+    found = {id(edit.spots): edit.known_spots for v in variants for _, edit in v.edits}
+    yield from found.values()
+
+
+def _all_reads(variants: Sequence[Variant], base: Run) -> Iterator[tuple[Run, Site, Spots]]:
+    """Yield what is read of source runs beside states: from which run, what, and where."""
+    found = {}
+    for variant in variants:
+        source = variant.intervention.source(base)
+        for _, edit in variant.edits:
+            if source is not None and edit.site.hook not in STATE_HOOKS:
+                found[source, edit.site, id(edit.spots)] = source, edit.site, edit.known_spots
+    yield from found.values()
 
 
 def _needs(
@@ -355,14 +410,13 @@ def _needs(
         states[jobs.prompt[later], jobs.column[later] - 1] = True
         resid = frozenset(jobs.layer.unique().tolist()) - {0}
     for edit in edits:
-        prompt, column = edit.planned.places
+        prompt, column = edit.tokens.prompt, edit.tokens.column
         if from_here and not edit.given:
             continue
-        if edit.planned.site.hook in STATE_HOOKS:
+        if edit.site.hook in STATE_HOOKS:
             states[prompt, column] = True
         else:
-            site = edit.planned.site
-            where = reads.setdefault(site, torch.zeros_like(states))
+            where = reads.setdefault(edit.site, torch.zeros_like(states))
             where[prompt, column] = True
     behind = bool((jobs.stage > 0).any()) and from_here
     if behind:

@@ -19,12 +19,12 @@ from mechtest.interventions.circuit import Circuit
 from mechtest.interventions.cost import Cost
 from mechtest.interventions.hooked import Hooked
 from mechtest.interventions.jobs import Variant
-from mechtest.interventions.plan import PlannedEdit, plan_edits
+from mechtest.interventions.plan import PlannedEdit, Planner
 from mechtest.interventions.rectangle import MEMORY, Rectangle
 from mechtest.interventions.spec import Intervention, Run
+from mechtest.interventions.unedited_runs import UneditedRuns
 from mechtest.models import HookedMamba
 from mechtest.running_claim import Tally
-from mechtest.sites import Site
 from mechtest.tasks import EncodedPairs
 
 __all__ = ["BATCH_SIZE", "ENGINES", "Engine", "InterventionRun", "Runner"]
@@ -69,6 +69,7 @@ class Runner:
         memory: Bytes a batch of packed rows may take.
         engine: `auto` packs what can be packed; `hooked` uses hooks for everything; `packed`
             refuses what cannot be packed.
+        unedited: Where unedited runs are shared with other runners; None keeps them here.
     """
 
     model: HookedMamba
@@ -76,16 +77,16 @@ class Runner:
     batch_size: int = BATCH_SIZE
     memory: int = MEMORY
     engine: Engine = "auto"
+    unedited: UneditedRuns | None = None
     _logits: dict[Run, torch.Tensor] = field(default_factory=dict, init=False)
-    _plans: dict[tuple[Site, ...], tuple[PlannedEdit, ...]] = field(
-        default_factory=dict, init=False
-    )
+    planner: Planner = field(init=False)
     _hooked: Hooked = field(init=False)
     _packed: Rectangle = field(init=False)
 
     def __post_init__(self) -> None:
+        self.planner = Planner(self.model.resolver, self.pairs)
         self._hooked = Hooked(self.model, self.pairs, self.batch_size)
-        self._packed = Rectangle(self.model, self.pairs, self.memory)
+        self._packed = Rectangle(self.model, self.pairs, self.memory, self.unedited)
 
     @property
     def forward_passes(self) -> int:
@@ -114,8 +115,17 @@ class Runner:
             NonFiniteError: NaN or infinity; names the first prompt.
         """
         if run not in self._logits:
-            self._logits[run] = self._finite(self._hooked.plain(run), f"the {run} run")
+            self._logits[run] = self._finite(self._plain(run), f"the {run} run")
         return self._logits[run]
+
+    def _plain(self, run: Run) -> torch.Tensor:
+        known = None if self.unedited is None else self.unedited.logits(run)
+        if known is not None:
+            return known
+        found = self._packed.plain(run) if self.packs(()) else self._hooked.plain(run)
+        if self.unedited is not None:
+            self.unedited.keep(run, found)
+        return found
 
     @torch.no_grad()
     def run(
@@ -162,8 +172,7 @@ class Runner:
         """Return the run intervened in, computed in the very same batches."""
         if self.packs([variant]):
             return self._packed.logits([variant], base, unedited=True)[0]
-        column = self._hooked.first_column(variant)
-        return self.logits(base) if not column else self._hooked.plain(base, column)
+        return self._hooked.plain(base, self._hooked.first_column(variant))
 
     @torch.no_grad()
     def logits_after(
@@ -193,10 +202,7 @@ class Runner:
         else:
             each = [self._hooked.edited(variant, base, None) for variant in variants]
             after = torch.stack(each if columns is None else [one[:, columns] for one in each])
-        if not bool(after.sum().isfinite()):
-            for number, one in enumerate(after):
-                names = " + ".join(circuit.name for circuit in circuits[number])
-                self._finite(one, f"{intervention.name} of {names}")
+        self._all_finite(variants, after)
         return after
 
     @torch.no_grad()
@@ -224,10 +230,16 @@ class Runner:
                 for variant, flags in zip(variants, changed, strict=True)
             ]
             after = torch.stack(each if columns is None else [one[:, columns] for one in each])
-        for variant, one in zip(variants, after, strict=True):
-            sites = ", ".join(str(edit.site) for _, edit in variant.edits)
-            self._finite(one, f"{variant.intervention.name} of {sites}")
+        self._all_finite(variants, after)
         return after, changed
+
+    def _all_finite(self, variants: Sequence[Variant], logits: torch.Tensor) -> None:
+        """Raise for the first variant whose logits hold NaN or infinity."""
+        if bool(logits.sum().isfinite()):
+            return
+        for variant, one in zip(variants, logits, strict=True):
+            names = dict.fromkeys(circuit.name for circuit, _ in variant.edits)
+            self._finite(one, f"{variant.intervention.name} of {' + '.join(names)}")
 
     def prepare(self, variants: Sequence[Variant], base: Run) -> None:
         """Say what is to come in several calls; see `Rectangle.prepare`."""
@@ -248,6 +260,12 @@ class Runner:
         each = Cost(2.0 * weights * tokens, tokens, 0, -(-len(self.pairs) // self.batch_size))
         return sum((each for _ in variants), Cost())
 
+    def work(self, variants: Sequence[Variant], *, read: int = 2) -> list[float]:
+        """Return the floating-point operations of each intervention alone; nothing runs."""
+        if self.packs(variants):
+            return self._packed.work(variants, read)
+        return [self.cost([variant], read=read).flops for variant in variants]
+
     def variant(
         self, circuits: Sequence[Circuit], intervention: Intervention, *, last_window: bool = True
     ) -> Variant:
@@ -258,7 +276,7 @@ class Runner:
             intervention: What is done.
             last_window: Keep edits of the window after the last token, which change nothing.
         """
-        edits = [(one, edit) for one in circuits for edit in self._plan(one)]
+        edits = [(one, edit) for one in circuits for edit in self.planner.plan(one)]
         kept = [(one, edit) for one, edit in edits if last_window or not _too_late(edit)]
         return Variant(tuple(kept), intervention)
 
@@ -274,12 +292,6 @@ class Runner:
         if self.engine == "packed" and not served:
             raise self._packed.refusal(variants)
         return served
-
-    def _plan(self, circuit: Circuit) -> tuple[PlannedEdit, ...]:
-        """Return the edits of a circuit; its sites decide, whatever channels or subspace."""
-        if circuit.sites not in self._plans:
-            self._plans[circuit.sites] = plan_edits(self.model.resolver, circuit, self.pairs)
-        return self._plans[circuit.sites]
 
     def _finite(self, logits: torch.Tensor, what: str) -> torch.Tensor:
         if bool(logits.sum().isfinite()):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mechtest.errors import PositionError, ShapeError
 from mechtest.interventions.circuit import Circuit
-from mechtest.interventions.plan import plan_edits
+from mechtest.interventions.plan import Planner
 from mechtest.interventions.sweep_labels import token_label
 from mechtest.models import HookedMamba
 from mechtest.sites import Site
@@ -46,11 +46,13 @@ class SweepTable:
 def lay_out_table(
     model: HookedMamba,
     sites: str | Sequence[str],
-    pairs: EncodedPairs,
+    planner: Planner,
     positions: str | int | Sequence[str | int],
     channels: int | None,
 ) -> SweepTable:
     """Work out the places of a sweep; the arguments are those of `sweep`.
+
+    What is planned here for the prompts is kept in `planner`.
 
     Raises:
         ShapeError: No place, several positions with `channels`, or sites with positions.
@@ -60,16 +62,16 @@ def lay_out_table(
     layers = [site.layer for site in found]
     by_layer = len({site.hook for site in found}) == 1 and None not in layers
     rows = tuple(f"layer {site.layer}" if by_layer else str(site) for site in found)
-    wanted, columns, tokens = _columns(model, pairs, positions)
+    wanted, columns, tokens = _columns(model, planner.pairs, positions)
     if channels is not None:
-        return _by_channels(model, found, rows, by_layer, pairs, wanted, channels)
+        return _by_channels(model, found, rows, by_layer, planner, wanted, channels)
     circuits, reasons, names = {}, {}, []
     for row, site in enumerate(found):
         names.append(tuple(f"{site}@{position}" for position in wanted))
         for column, name in enumerate(names[-1]):
             try:
                 circuit = Circuit(name)
-                plan_edits(model.resolver, circuit, pairs)
+                planner.plan(circuit)
             except PositionError as error:
                 if positions != EVERY:
                     raise
@@ -127,7 +129,7 @@ def _columns(
 
 def _by_channels(
     model: HookedMamba, found: list[Site], rows: tuple[str, ...], by_layer: bool,
-    pairs: EncodedPairs, positions: list[str], size: int,
+    planner: Planner, positions: list[str], size: int,
 ) -> SweepTable:  # fmt: skip
     if len(positions) != 1:
         raise ShapeError(
@@ -142,7 +144,7 @@ def _by_channels(
     circuits, reasons, names = {}, {}, []
     for row, (site, count) in enumerate(zip(found, counts, strict=True)):
         name = f"{site}@{positions[0]}"
-        plan_edits(model.resolver, Circuit(name), pairs)
+        planner.plan(Circuit(name))
         names.append(tuple(name if group.start < count else "" for group in groups))
         for column, group in enumerate(groups):
             if group.start < count:

@@ -126,8 +126,8 @@ def sweep(
     pairs = _encoded(model, prompts)
     chosen = metric_by_name(metric) if isinstance(metric, str) else metric
     ablation = intervention or (ResampleAblation() if base == "clean" else Patch("clean"))
-    table = lay_out_table(model, sites, pairs, positions, channels)
     runner = Runner(model, pairs, memory=memory, engine=engine)
+    table = lay_out_table(model, sites, runner.planner, positions, channels)
     cells = [
         (place, runner.variant([circuit], ablation)) for place, circuit in table.circuits.items()
     ]
@@ -208,14 +208,12 @@ class _Effects:
         """Return effects "variant prompt", and whether an activation changed, shaped alike."""
         logits, changed = self.runner.sweep_logits(variants, self.base, columns=self._columns)
         sign = 1.0 if self.base == "clean" else -1.0
-        found = []
-        for one in logits:
-            if self._columns is None:
-                value = self._read(one)
-            else:
-                value = np.asarray(self.metric(one, self._answers).cpu().double().numpy())
-            found.append(sign * (self._from - value) / self._gap)
-        return np.array(found), changed.cpu().numpy()
+        if self._columns is None:
+            values = np.array([self._read(one) for one in logits])
+        else:  # one question for all of them
+            read = self.metric(logits.flatten(0, 1), self._answers.repeated(len(logits)))
+            values = read.cpu().double().numpy().reshape(len(logits), -1)
+        return sign * (self._from - values) / self._gap, changed.cpu().numpy()
 
 
 def _cells(
@@ -265,9 +263,10 @@ def _chunks(
     """Yield the places in order, about `CHUNK_FLOPS` of arithmetic at a time."""
     chunk: list[tuple[tuple[int, int], Variant]] = []
     work = 0.0
-    for cell in cells:
+    each = runner.work([variant for _, variant in cells])
+    for cell, flops in zip(cells, each, strict=True):
         chunk.append(cell)
-        work += runner.cost([cell[1]]).flops
+        work += flops
         if work >= CHUNK_FLOPS:
             yield chunk
             chunk, work = [], 0.0

@@ -151,7 +151,7 @@ def refuse_rows(code: int, starts: torch.Tensor, keep: torch.Tensor | None, n_ro
 
 
 def _check_slots(slots: torch.Tensor, n_segments: int, n_states: int) -> None:
-    inside = bool(((slots >= 0) & (slots < n_states)).all())
+    inside = not len(slots) or 0 <= int(slots.min()) <= int(slots.max()) < n_states
     if slots.dtype is not torch.int64 or slots.shape != (n_segments,) or not inside:
         raise ShapeError(
             "slots do not say where each segment starts",

@@ -11,6 +11,7 @@ import functools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from mechtest.kernels.arguments import ScanArguments, indices, matrix, refuse_rows, same_plane
@@ -139,7 +140,7 @@ class NativeBackend:
             slots: Which of them each segment starts from.
             out: "row d_inner", without gaps.
         """
-        longest = int(scan.starts.diff().max()) if len(scan.starts) > 1 else 0
+        longest = int(np.diff(scan.starts.numpy()).max(initial=0))
         end = None
         if longest > AT_ONCE:  # a state has to wait somewhere between two parts of a segment
             end = scan.x.new_empty(len(scan.starts) - 1, *scan.decay.shape)

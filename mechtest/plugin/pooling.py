@@ -15,8 +15,8 @@ import pytest
 
 __all__ = ["close_pool", "join_pool", "share_pool"]
 
-VARIABLE = "MECHTEST_CONTROL_POOL"
-INPUT = "mechtest_control_pool"
+VARIABLE = "MECHTEST_RUN_POOL"
+INPUT = "mechtest_run_pool"
 _DIRECTORY = pytest.StashKey[str]()
 
 
@@ -24,7 +24,7 @@ def share_pool(node: Any) -> None:
     """Tell a worker where the run's pool is; in the controller, before the worker starts."""
     stash = node.config.stash
     if _DIRECTORY not in stash:
-        stash[_DIRECTORY] = tempfile.mkdtemp(prefix="mechtest-controls-")
+        stash[_DIRECTORY] = tempfile.mkdtemp(prefix="mechtest-run-")
     node.workerinput[INPUT] = stash[_DIRECTORY]
 
 

@@ -48,10 +48,18 @@ class SiteResolver:
         Raises:
             UnknownSiteError: No such hook or layer.
         """
-        site = Site.parse(name)
-        if site.layer is None:
+        return self.in_model(Site.parse(name))
+
+    def in_model(self, site: Site) -> Site:
+        """Check the layer of a site; it comes back non-negative.
+
+        Raises:
+            UnknownSiteError: No such layer.
+        """
+        if site.layer is None or 0 <= site.layer < self.n_layers:
             return site
-        if not -self.n_layers <= site.layer < self.n_layers:
+        if site.layer < -self.n_layers or site.layer >= self.n_layers:
+            name = str(site)
             raise unknown_site(name, canonical(name.partition("@")[0]), self.n_layers)
         return Site(site.hook, site.layer % self.n_layers, site.position)
 

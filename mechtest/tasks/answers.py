@@ -68,6 +68,10 @@ class AnswerIds:
         names = tuple(self.ids[index] for index in picked.tolist()) if self.ids else ()
         return AnswerIds(self.answer_ids[picked], self.foil_ids[picked], names)
 
+    def repeated(self, times: int) -> "AnswerIds":
+        """Return all rows, several times one after another."""
+        return self[torch.arange(len(self)).repeat(times)]
+
     def among_themselves(self) -> tuple[Tensor, "AnswerIds"]:
         """Return all tokens that are an answer or a foil, and these rows as indices into them.
 

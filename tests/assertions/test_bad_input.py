@@ -18,12 +18,12 @@ from mechtest.assertions import (
     check_sufficient,
 )
 from mechtest.assertions.control_sets import ChannelSets, Control
-from mechtest.assertions.pool import POOL_VARIABLE, forget_controls
 from mechtest.discovery import find_difference_subspace
 from mechtest.errors import ClaimInvalid, ShapeError
-from mechtest.interventions import Circuit, Runner, Steer, Subspace
+from mechtest.interventions import Circuit, Runner, Steer, Subspace, forget_runs
 from mechtest.interventions.hooked import Hooked
 from mechtest.interventions.packed_pass import PackedPass
+from mechtest.interventions.run_pool import POOL_VARIABLE
 from mechtest.models import HookedMamba
 from mechtest.running_claim import RunningClaim, running
 from mechtest.tasks import Fingerprints, logit_difference
@@ -127,7 +127,7 @@ def test_a_control_that_is_not_finite_is_named(monkeypatch):
 
 
 def test_a_control_whose_run_is_not_finite_is_named(monkeypatch):
-    forget_controls()  # other tests may have measured these, in this process or another
+    forget_runs()  # other tests may have measured these, in this process or another
     monkeypatch.delenv(POOL_VARIABLE, raising=False)
     after, draw = Runner.logits_after, ChannelSets.draw
     drawn = {}

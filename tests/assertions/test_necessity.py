@@ -114,7 +114,7 @@ def test_the_same_call_gives_an_equal_record(true):
 
 
 def test_other_batches_change_rounding_only(true, monkeypatch):
-    monkeypatch.setattr(Runner.__init__, "__defaults__", (7, 2**22, "auto"))
+    monkeypatch.setattr(Runner.__init__, "__defaults__", (7, 2**22, "auto", None))
     found = check_necessary(
         prose(), Circuit(CARRIES), prompts(count=2), threshold=0.75, level=LEVEL
     )

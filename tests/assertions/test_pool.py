@@ -1,20 +1,14 @@
 """Controls are measured once in a run, and never taken for others."""
 
-import numpy as np
 import pytest
 import torch
 
 from mechtest import Circuit, HookedMamba, ZeroAblation, check_necessary, check_sufficient
-from mechtest.assertions.pool import (
-    POOL_VARIABLE,
-    ControlPool,
-    forget_controls,
-    pool_key,
-    pool_of_run,
-)
+from mechtest.assertions.pool import pool_key
 from mechtest.assertions.question import Question
 from mechtest.assertions.study import prepare_study
-from mechtest.interventions import ResampleAblation
+from mechtest.interventions import ResampleAblation, forget_runs, pool_of_run
+from mechtest.interventions.run_pool import POOL_VARIABLE
 from mechtest.running_claim import RunningClaim, running
 from tests.assertions.zoo import prompts, prose
 
@@ -25,9 +19,9 @@ CIRCUIT = Circuit("blocks.1.state@last")
 def empty(monkeypatch):
     """Start with nothing measured, in this process or by another worker."""
     monkeypatch.delenv(POOL_VARIABLE, raising=False)
-    forget_controls()
+    forget_runs()
     yield
-    forget_controls()
+    forget_runs()
 
 
 def question(model=None, circuit=CIRCUIT, count=1, **changes):
@@ -40,43 +34,6 @@ def copy_of(model):
     twin = HookedMamba(model.cfg, tokenizer=model.tokenizer)
     twin.load_state_dict(model.state_dict())
     return twin
-
-
-def test_a_block_comes_back_to_the_last_bit_in_another_process(tmp_path):
-    block = np.random.default_rng(0).standard_normal((8, 5))
-    ControlPool(tmp_path).put("key", block)
-    found = ControlPool(tmp_path).get("key", (8, 5))
-    assert np.array_equal(found, block)
-    assert ControlPool(tmp_path).get("other", (8, 5)) is None
-    assert ControlPool(tmp_path).get("key", (8, 6)) is None, "not for other prompts"
-    assert [path.name for path in tmp_path.iterdir()] == ["key.npy"], "no part is left behind"
-
-
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00torn", b"not an array"])
-def test_a_damaged_file_counts_as_none(tmp_path, content):
-    (tmp_path / "key.npy").write_bytes(content)
-    assert ControlPool(tmp_path).get("key", (1, 1)) is None
-
-
-def test_numbers_that_are_not_finite_are_not_shared(tmp_path):
-    ControlPool(tmp_path).put("key", np.array([[np.nan]]))
-    assert list(tmp_path.iterdir()) == []
-    np.save(tmp_path / "key.npy", np.array([[np.inf]]))
-    assert ControlPool(tmp_path).get("key", (1, 1)) is None
-
-
-def test_it_is_bounded_in_memory_and_on_the_disk(tmp_path):
-    pool = ControlPool(tmp_path, held=100, stored=400)
-    for number in range(10):
-        pool.put(f"{number}", np.zeros((1, 10)))
-    assert len(pool._blocks) == 1
-    assert 1 <= len(list(tmp_path.iterdir())) <= 3
-
-
-def test_a_directory_that_cannot_be_written_is_no_error(tmp_path):
-    pool = ControlPool(tmp_path / "gone")
-    pool.put("key", np.zeros((1, 1)))
-    assert pool.get("key", (1, 1)) is not None, "this process still has it"
 
 
 def test_the_key_holds_everything_the_numbers_depend_on():
@@ -123,4 +80,4 @@ def test_another_claim_on_the_site_measures_no_control_again():
     assert again < first
     assert restored != values, "restoring is another question"
     assert other > again
-    assert len(pool_of_run()._blocks) > 1
+    assert len(pool_of_run()._arrays) > 1

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mechtest.interventions import Circuit, ResampleAblation, Runner
 from mechtest.interventions.jobs import Variant, first_columns, lay_out, row_edits
+from mechtest.interventions.plan import PlannedEdit, Spots
 from mechtest.models.packed_block import ENTERED_BEFORE
 from tests.interventions.tiny_pairs import place, tiny_pairs
 from tests.tiny import tiny_model
@@ -87,7 +88,7 @@ def test_a_state_is_given_exactly_where_it_is_known(runner, names, expected):
     variants = variants_of(runner, names)
     jobs = lay_out(variants, len(LENGTHS), N_POS)
     assert jobs.given.tolist() == [expected] * 3
-    edits = [edit for edit in row_edits(variants, jobs) if edit.planned.site.hook == "hook_h"]
+    edits = [edit for edit in row_edits(variants, jobs) if edit.site.hook == "hook_h"]
     known = [edit for edit in edits if edit.given]
     assert bool(known) == expected
     for edit in known:
@@ -122,7 +123,7 @@ def test_without_edits_the_last_position_is_left(runner):
     ((circuit, planned),) = variants_of(runner, "blocks.1.hook_h@-3")[0].edits
     where = planned.where.clone()
     where[1] = False
-    some = Variant(((circuit, type(planned)(planned.site, where)),), ResampleAblation())
+    some = Variant(((circuit, PlannedEdit(planned.site, Spots(where))),), ResampleAblation())
     jobs = lay_out([some], len(LENGTHS), N_POS)
     assert jobs.column.tolist() == [3, 5, 3]
     assert jobs.given.tolist() == [True, False, True]
@@ -158,10 +159,10 @@ def test_rows_cover_every_edit_once(runner, circuits):
     for edit in row_edits(variants, jobs):
         assert bool((edit.rows >= jobs.starts[edit.jobs]).all())
         assert bool((edit.rows < jobs.starts[edit.jobs + 1]).all())
-        prompt, column = edit.planned.places
-        assert torch.equal(jobs.prompt_of_row[edit.rows], prompt[edit.index])
-        assert torch.equal(jobs.column_of_row[edit.rows], column[edit.index])
-        site = str(edit.planned.site)
+        tokens = edit.tokens
+        assert torch.equal(jobs.prompt_of_row[edit.rows], tokens.prompt[edit.index])
+        assert torch.equal(jobs.column_of_row[edit.rows], tokens.column[edit.index])
+        site = str(edit.site)
         rows = zip(jobs.variant[edit.jobs].tolist(), edit.rows.tolist(), strict=True)
         new = {(site, *row) for row in rows}
         assert not new & found

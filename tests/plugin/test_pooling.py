@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from mechtest.assertions.pool import POOL_VARIABLE
+from mechtest.interventions.run_pool import POOL_VARIABLE
 from mechtest.plugin import pooling
 
 pytest_plugins = ["pytester"]
@@ -14,7 +14,7 @@ from pathlib import Path
 
 @mt.claim("a")
 def test_a():
-    place = Path(os.environ["MECHTEST_CONTROL_POOL"])
+    place = Path(os.environ["MECHTEST_RUN_POOL"])
     assert place.is_dir()
     (place / "key.npy").write_bytes(b"")
     Path("pool.txt").write_text(str(place))
@@ -23,7 +23,7 @@ def test_a():
 
 
 def test_one_name_for_the_variable():
-    """The plugin does not import the assertions, so the name stands twice."""
+    """The plugin does not import torch, so the name stands twice."""
     assert pooling.VARIABLE == POOL_VARIABLE
 
 
@@ -40,5 +40,5 @@ def test_workers_have_a_directory_that_goes_with_the_run(project, monkeypatch):
 def test_a_process_alone_makes_none(project, monkeypatch):
     monkeypatch.delenv(POOL_VARIABLE, raising=False)
     project.write(test_a="import os\n" + "@mt.claim('a')\ndef test_a():\n"
-                  "    assert 'MECHTEST_CONTROL_POOL' not in os.environ\n    fake()\n")  # fmt: skip
+                  "    assert 'MECHTEST_RUN_POOL' not in os.environ\n    fake()\n")  # fmt: skip
     project.run("-n", "0").assert_outcomes(passed=1)
