@@ -132,9 +132,10 @@ def sweep(
         (place, runner.variant([circuit], ablation)) for place, circuit in table.circuits.items()
     ]
     runner.prepare([variant for _, variant in cells], base)
-    chunks = list(_chunks(runner, cells))
-    cost = sum((runner.cost([v for _, v in chunk]) for chunk in chunks), Cost())
+    flops = runner.work([variant for _, variant in cells])
+    chunks = list(_chunks(cells, flops))
     if dry_run:
+        cost = sum((runner.cost([v for _, v in chunk]) for chunk in chunks), Cost())
         return SweepPlan(table, len(pairs), len(chunks), cost)
     effects = _Effects(runner, chosen, base)
     shape = (len(table.rows), len(table.columns), len(pairs))
@@ -166,7 +167,7 @@ def sweep(
             "kernels": backend_name(model.device.type, model.embedding.weight.dtype),
             "forward_tokens": runner.forward_tokens,
             "forward_passes": runner.forward_passes,
-            "predicted_gflop": round(cost.flops / 1e9, 3),
+            "predicted_gflop": round(sum(flops) / 1e9, 3),
         },
         prompt_columns=table.prompt_columns,
     )
@@ -258,15 +259,14 @@ def _computed(
 
 
 def _chunks(
-    runner: Runner, cells: Sequence[tuple[tuple[int, int], Variant]]
+    cells: Sequence[tuple[tuple[int, int], Variant]], flops: Sequence[float]
 ) -> Iterator[list[tuple[tuple[int, int], Variant]]]:
     """Yield the places in order, about `CHUNK_FLOPS` of arithmetic at a time."""
     chunk: list[tuple[tuple[int, int], Variant]] = []
     work = 0.0
-    each = runner.work([variant for _, variant in cells])
-    for cell, flops in zip(cells, each, strict=True):
+    for cell, each in zip(cells, flops, strict=True):
         chunk.append(cell)
-        work += flops
+        work += each
         if work >= CHUNK_FLOPS:
             yield chunk
             chunk, work = [], 0.0

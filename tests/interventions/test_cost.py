@@ -83,6 +83,9 @@ def test_tokens_and_passes_are_those_of_the_executor(lengths, sites, memory):
         cost = runner.cost(variants)
         assert passes == Passes(), "nothing ran"
         runner.sweep_logits(variants, "clean")
+    each = runner.work(variants)
+    assert each == [runner.cost([one]).flops for one in variants], "one alone, without a plan"
+    assert sum(each) == pytest.approx(cost.flops, rel=1e-12)
     assert sum(passes.edited) == round(cost.tokens * 3)
     assert len(passes.edited) == cost.passes
     assert passes.unedited
@@ -95,3 +98,4 @@ def test_hooks_cost_a_whole_pass_each():
     assert cost.tokens == 3 * 15
     assert cost.flops == 3 * 2 * weights * 15
     assert cost.passes == 3 * 2
+    assert runner.work([variant(runner, "blocks.1.hook_y@last")] * 3) == [cost.flops / 3] * 3
