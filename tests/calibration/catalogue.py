@@ -1,0 +1,138 @@
+"""Which claims are calibrated, on which models?
+
+Compiled models have an effect that is known and may be set; the zoo's are trained, and their
+effects are what they are. Both are populations: the truth of a claim is the population's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+
+from fixtures.compiled import FAMILIES
+from mechtest.discovery import find_channels, find_difference_subspace
+from mechtest.interventions import Circuit
+from mechtest.models import HookedMamba
+from mechtest.tasks import PromptPairs
+from tests.calibration.cells import Cell, boundary, exchangeable, planned_power, subspace_family
+from tests.calibration.population import Population
+
+__all__ = ["CELLS", "NAIVE", "POWERS"]
+
+NOISE = 0.02
+"""Of the weights of compiled models: enough for effects to differ from prompt to prompt."""
+
+
+@cache
+def compiled(family: str, behaviour: str, share: float = 0.6) -> Population:
+    """Return the prompts of a behaviour in a noisy compiled model."""
+    built = FAMILIES[family].build(seed=0, share=share, noise=NOISE)
+    return Population(built.model, built.prompts.filter(behaviour=behaviour))
+
+
+@cache
+def compiled_circuit(family: str, row: str) -> Circuit:
+    """Return the circuit of a row of truth."""
+    return FAMILIES[family].build(seed=0, share=0.6, noise=NOISE).row(row).circuit
+
+
+@cache
+def zoo(name: str) -> Population:
+    """Return a behaviour of a trained model, four prompts a template."""
+    model = HookedMamba.from_pretrained("fixtures/zoo/prose/seed0/step-02500")
+    whole = PromptPairs.from_jsonl(f"fixtures/prompts/{name}.jsonl")
+    rows = [row for part in whole.by_template().values() for row in part.rows[:4]]
+    return Population(model, PromptPairs(tuple(rows), source=name))
+
+
+@cache
+def zoo_channels(name: str) -> Circuit:
+    """Return sixteen channels of the state, found on the discovery half."""
+    population = zoo(name)
+    return find_channels(
+        population.model, "blocks.1.state@last", population.prompts.discovery, count=16
+    )
+
+
+@cache
+def zoo_subspace(name: str) -> Circuit:
+    """Return a subspace of the residual stream, found on the discovery half."""
+    population = zoo(name)
+    return find_difference_subspace(
+        population.model, "blocks.1.hook_resid_post@last", population.prompts.discovery, rank=2
+    )
+
+
+Make = Callable[[], Cell]
+SLOTS, SHIFT, FACT = ("marked_slots", "first"), ("token_shift", "shift"), "fact_city"
+
+
+def _on_compiled(kind: str, make: Callable[..., Cell], family: tuple[str, str], row: str) -> Cell:
+    return make(kind, compiled(*family), compiled_circuit(family[0], row))
+
+
+def _on_zoo(kind: str, make: Callable[..., Cell], circuit: Callable[[str], Circuit]) -> Cell:
+    return make(kind, zoo(FACT), circuit(FACT))
+
+
+def _catalogue() -> dict[str, Make]:
+    found: dict[str, Make] = {}
+    rows = {SLOTS: "store channels 0", SHIFT: "shift channels 0"}
+    for family, row in rows.items():
+        name = f"compiled/{family[0]}"
+        for kind in ("necessary", "sufficient", "sufficient (keep)", "not necessary"):
+            found[f"{name} | {kind} | boundary"] = partial(
+                _on_compiled, kind, boundary, family, row
+            )
+        for kind in ("necessary", "sufficient"):
+            found[f"{name} | {kind} | exchangeable"] = partial(
+                _on_compiled, kind, exchangeable, family, row
+            )
+    slot = "first slot 0, first asked"
+    found["compiled/marked_slots | necessary, subspace | boundary"] = partial(
+        _on_compiled, "necessary", boundary, SLOTS, slot
+    )
+    for kind in ("necessary", "sufficient", "not necessary"):
+        found[f"zoo/{FACT} | {kind} | boundary"] = partial(_on_zoo, kind, boundary, zoo_channels)
+    for kind in ("necessary", "sufficient"):
+        found[f"zoo/{FACT} | {kind} | exchangeable"] = partial(
+            _on_zoo, kind, exchangeable, zoo_channels
+        )
+    found[f"zoo/{FACT} | necessary, subspace | boundary"] = partial(
+        _on_zoo, "necessary", boundary, zoo_subspace
+    )
+    for name, where in (
+        ("compiled/marked_slots", lambda: compiled(*SLOTS)),
+        (f"zoo/{FACT}", lambda: zoo(FACT)),
+    ):
+        found[f"{name} | special among subspaces | exchangeable"] = partial(_special, where)
+    return found
+
+
+def _special(where: Callable[[], Population]) -> Cell:
+    return subspace_family("special among subspaces", where(), "blocks.1.hook_resid_pre@last", 2)
+
+
+def _power(kind: str, family: tuple[str, str], row: str, power: float) -> Cell:
+    return planned_power(kind, compiled(*family), compiled_circuit(family[0], row), power)
+
+
+CELLS: dict[str, Make] = _catalogue()
+"""Null hypotheses by name: model, assertion, way of not being true."""
+
+NAIVE = tuple(
+    name
+    for name in CELLS
+    if " | necessary | " in name or name == f"zoo/{FACT} | sufficient | exchangeable"
+)
+"""Null hypotheses on which other tests are tried too."""
+
+POWERS: dict[str, Make] = {
+    f"compiled/{family[0]} | {kind} | planned {power:.2f}": partial(
+        _power, kind, family, row, power
+    )
+    for family, row in ((SLOTS, "store channels 0"), (SHIFT, "shift channels 0"))
+    for kind in ("necessary", "sufficient")
+    for power in (0.5, 0.8, 0.95)
+}
+"""True claims by name, with the power that the plan gives them."""
