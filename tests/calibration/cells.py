@@ -28,17 +28,16 @@ from mechtest.assertions.asking import Asked
 from mechtest.assertions.control_sets import COMPONENTS, Control, channel_sets, choose_controls
 from mechtest.assertions.guards import require_no_cut
 from mechtest.assertions.necessity import necessity_terms
-from mechtest.assertions.question import Question
 from mechtest.assertions.specificity import specificity_terms
 from mechtest.assertions.sufficiency import sufficiency_terms
 from mechtest.assertions.terms import Terms
 from mechtest.interventions import Circuit, Subspace, fit_spectrum
 from mechtest.stats import (
     SubspaceControls,
-    cluster_effect,
     effect_test_power,
     standardised_distance,
 )
+from mechtest.stats.effects import skewness
 from tests.calibration.population import (
     PooledSets,
     Population,
@@ -177,10 +176,15 @@ def terms_of(kind: str, circuit: Circuit, threshold: float) -> Terms:
 
 def boundary(kind: str, population: Population, circuit: Circuit) -> Cell:
     """Return a cell whose threshold is the population's own effect."""
-    threshold = population.effect(terms_of(kind, circuit, 0.5))
+    effect = population.effect(terms_of(kind, circuit, 0.5))
+    assert effect.estimate is not None
+    threshold, skew = effect.estimate, skewness(effect.scores(effect.estimate))
     terms = terms_of(kind, circuit, threshold)
     return Cell(
-        kind, f"effect is {threshold:.2f}, as the threshold", population, lambda _: Claim(terms)
+        kind,
+        f"effect is {threshold:.2f}, as the threshold; skew {skew:.1f}",
+        population,
+        lambda _: Claim(terms),
     )
 
 
@@ -240,10 +244,7 @@ def planned_power(kind: str, population: Population, circuit: Circuit, power: fl
     The plan knows the population's effect and the spread of its templates, and uses the noncentral
     t distribution; whether the claims are found as often is what the cell is for.
     """
-    terms = terms_of(kind, circuit, 0.5)
-    question = Question(population.whole, terms.mode, terms.intervention, circuit)
-    found = question.measure([circuit])
-    effect = cluster_effect(found.moved_part, found.behaviour, population.whole.labels)
+    effect = population.effect(terms_of(kind, circuit, 0.5))
     estimate = effect.estimate
     assert estimate is not None
 

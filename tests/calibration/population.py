@@ -24,7 +24,7 @@ from mechtest.assertions.study import Study
 from mechtest.assertions.terms import Terms
 from mechtest.interventions import Circuit, Intervention, InterventionRun, Run, Runner
 from mechtest.running_claim import RunningClaim
-from mechtest.stats import cluster_effect
+from mechtest.stats import ClusterEffect, cluster_effect
 from mechtest.tasks import PromptPairs, logit_difference
 
 __all__ = ["PooledSets", "Population", "SampledStudy", "check", "measured_once"]
@@ -63,13 +63,11 @@ class Population:
         """Return a study of these templates, each a cluster of its own."""
         return SampledStudy(self, chosen)
 
-    def effect(self, terms: Terms) -> float:
+    def effect(self, terms: Terms) -> ClusterEffect:
         """Return the population's effect of a claim: a share of the behaviour."""
         question = Question(self.whole, terms.mode, terms.intervention, terms.circuit)
         found = question.measure([terms.circuit])
-        estimate = cluster_effect(found.moved_part, found.behaviour, self.whole.labels).estimate
-        assert estimate is not None
-        return float(estimate)
+        return cluster_effect(found.moved_part, found.behaviour, self.whole.labels)
 
     def run(
         self, circuits: Sequence[Circuit], intervention: Intervention, base: Run
