@@ -13,13 +13,12 @@ MIXED = 0.7
 
 
 @cache
-def built(name, seed=0, share=MIXED, noise=0.0, dtype=torch.float32, templates=6, per_template=2):
+def built(name, seed=0, share=MIXED, noise=0.0, templates=4, per_template=2):
     return FAMILIES[name].of(
         Recipe(
             seed=seed,
             share=share,
             noise=noise,
-            dtype=dtype,
             templates=templates,
             per_template=per_template,
         )
@@ -27,12 +26,6 @@ def built(name, seed=0, share=MIXED, noise=0.0, dtype=torch.float32, templates=6
 
 
 @cache
-def runner(compiled, behaviour):
-    return runner_on(compiled.model, compiled.prompts, behaviour)
-
-
-def row_ids(name):
-    return [row.name for row in built(name).stated]
-
-
-ROWS = [(name, row) for name in NAMES for row in row_ids(name)]
+def runner(compiled, behaviour, dtype=torch.float32):
+    model = compiled.wide if dtype == torch.float64 else compiled.model
+    return runner_on(model, compiled.prompts, behaviour)
