@@ -1,15 +1,16 @@
 """What a compiled model's rows of truth say is what interventions measure."""
 
 from dataclasses import replace
+from functools import cache
 
 import jaxtyping
 import numpy as np
 import pytest
 import torch
 
-from fixtures.compiled import EXACT, FAMILIES, ROLES, measure, measure_all, runner_on
+from fixtures.compiled import EXACT, FAMILIES, ROLES, measure, measure_all
 from fixtures.compiled.measure import least_loss
-from mechtest.interventions import collect_activations
+from mechtest.interventions import Runner, collect_activations
 from mechtest.interventions.plan import channel_mask
 from mechtest.tasks import accuracy, logit_difference
 from tests.compiled.builds import MIXED, NAMES, SEEDS, built, runner
@@ -108,7 +109,7 @@ def test_either_of_a_redundant_pair_is_dispensable_and_not_both():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_minimal_circuit_has_no_idle_channel(name):
-    compiled = built(name, templates=24)
+    compiled = built(name, templates=12)
     for row in compiled.rows("minimal"):
         assert compiled.least_loss(row) > 10 * EXACT
         spare = set(range(48)) - set(row.circuit.channels)
@@ -121,12 +122,16 @@ def test_a_minimal_circuit_has_no_idle_channel(name):
 # --- decodable, whether used or not --------------------------------------------------------------
 
 
+@cache
+def half_runner(compiled, behaviour, half):
+    chosen = getattr(compiled.prompts.filter(behaviour=behaviour), half)
+    pairs = chosen.encode(compiled.model.tokenizer)
+    return Runner(compiled.model, replace(pairs, side="discovery"))  # a probe is a fit
+
+
 def activations(compiled, row, half, run):
     """Return what a row's circuit says in a run, "prompt feature"."""
-    chosen = getattr(compiled.prompts_of(row), half)
-    pairs = replace(chosen.encode(compiled.model.tokenizer), side="discovery")  # for a probe
-    spoken = runner_on(compiled.model, compiled.prompts, row.behaviour)
-    spoken = type(spoken)(compiled.model, pairs)
+    spoken = half_runner(compiled, row.behaviour, half)
     parts = []
     for part in row.circuit.parts:
         sites = type(row.circuit)(str(part))
@@ -175,7 +180,7 @@ RUNS = ("clean", "corrupted")
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_not_used_can_be_read_off_all_the_same(name):
-    compiled = built(name, templates=16)
+    compiled = built(name, templates=20)
     unused = [row for row in compiled.truth if {"inert", "redundant"} & set(row.roles)]
     held = {row.name: probed(compiled, row) for row in unused if row.holds}
     assert held
@@ -184,7 +189,7 @@ def test_what_is_not_used_can_be_read_off_all_the_same(name):
 
 def test_what_does_not_vary_with_the_word_cannot_be_read_off():
     """The probe is no oracle: the dormant part of a trap hums, whatever the colour."""
-    compiled = built("marked_slots", templates=24)
+    compiled = built("marked_slots", templates=12)
     asleep = replace(compiled.row("trap, dormant part"), holds="first")
     assert probed(compiled, asleep) < 0.5
 
