@@ -17,10 +17,10 @@ import torch
 from tqdm import tqdm
 
 from mechtest.errors import MetricError, ShapeError
+from mechtest.interventions.claim_runner import runner_for_claim
 from mechtest.interventions.cost import Cost
 from mechtest.interventions.digests import digest_of
 from mechtest.interventions.jobs import Variant
-from mechtest.interventions.rectangle import MEMORY
 from mechtest.interventions.run import Engine, Runner
 from mechtest.interventions.spec import Intervention, Patch, ResampleAblation, Run
 from mechtest.interventions.sweep_journal import FinishedCell, SweepJournal, plan_digest
@@ -88,8 +88,8 @@ def sweep(
     journal: str | Path | None = None,
     progress: bool = True,
     dry_run: bool = False,
-    memory: int = MEMORY,
-    engine: Engine = "auto",
+    memory: int | None = None,
+    engine: Engine | None = None,
 ) -> SweepResult | SweepPlan:
     """Intervene at every place of a table, one place at a time.
 
@@ -110,8 +110,9 @@ def sweep(
         journal: File that finished places are written to; a sweep that was killed goes on from it.
         progress: Show a bar on stderr, where that is a terminal.
         dry_run: Return the plan and its cost; nothing runs.
-        memory: Bytes a batch may take. No part of the result.
-        engine: See `Runner`.
+        memory: Bytes a batch may take; by default the running claim's, or 512 MiB. No part of the
+            result.
+        engine: See `Runner`; by default the running claim's, or `auto`.
 
     Returns:
         The effects as shares of the behaviour, a number for each place and prompt; the plan, for a
@@ -126,7 +127,7 @@ def sweep(
     pairs = _encoded(model, prompts)
     chosen = metric_by_name(metric) if isinstance(metric, str) else metric
     ablation = intervention or (ResampleAblation() if base == "clean" else Patch("clean"))
-    runner = Runner(model, pairs, memory=memory, engine=engine)
+    runner = runner_for_claim(model, pairs, memory=memory, engine=engine)
     table = lay_out_table(model, sites, runner.planner, positions, channels)
     cells = [
         (place, runner.variant([circuit], ablation)) for place, circuit in table.circuits.items()

@@ -35,6 +35,7 @@ from mechtest.interventions import (
     sweeping,
 )
 from mechtest.interventions.sweep_journal import SweepJournal, read_sweep_journal
+from mechtest.running_claim import RunningClaim, running
 from mechtest.tasks import kl_divergence, logit_difference, metric_by_name
 from tests.assertions.zoo import prompts, prose
 from tests.interventions.tiny_pairs import packed_passes, tiny_pairs
@@ -254,6 +255,19 @@ def test_without_a_behaviour_there_are_no_shares(model):
 
 
 # --- plan --------------------------------------------------------------------------------------
+
+
+def test_inside_a_claim_it_is_the_claims_engine_and_counts_for_it(model, pairs):
+    claim = RunningClaim(engine="hooked")
+    with running(claim):
+        found = sweep(model, "blocks.0.hook_h", pairs, positions="last")
+        assert found.engine["executor"] == "hooked"
+        assert claim.engines == "hooked"
+        before = claim.forward_tokens
+        assert before > 0
+        asked = sweep(model, "blocks.0.hook_h", pairs, positions="last", engine="packed")
+    assert asked.engine["executor"] == "packed"
+    assert claim.forward_tokens > before
 
 
 def test_a_dry_run_runs_nothing(model, pairs, monkeypatch):
