@@ -8,6 +8,7 @@ and raises unless supported) and one that only checks. `terms` holds what is cho
 from mechtest.assertions.absence import assert_not_necessary, check_not_necessary
 from mechtest.assertions.asking import Options
 from mechtest.assertions.identity import assert_identity, check_identity
+from mechtest.assertions.minimality import assert_minimal, check_minimal
 from mechtest.assertions.necessity import assert_necessary, check_necessary
 from mechtest.assertions.specificity import (
     assert_beats_random_subspaces,
@@ -20,12 +21,14 @@ __all__ = [
     "Options",
     "assert_beats_random_subspaces",
     "assert_identity",
+    "assert_minimal",
     "assert_necessary",
     "assert_not_necessary",
     "assert_stable_across_seeds",
     "assert_sufficient",
     "check_beats_random_subspaces",
     "check_identity",
+    "check_minimal",
     "check_necessary",
     "check_not_necessary",
     "check_stable_across_seeds",

@@ -5,6 +5,11 @@ imported by the functions that need them. What each test assumes, and its measur
 in docs/statistics.md.
 """
 
+from mechtest.stats.all_parts import (
+    AllParts,
+    Part,
+    all_parts_test,
+)
 from mechtest.stats.bootstrap_t import (
     bootstrap_t_p,
 )
@@ -23,6 +28,7 @@ from mechtest.stats.effect_test import (
     Behaviour,
     EffectTest,
     behaviour_test,
+    effect_p_value,
     effect_test,
 )
 from mechtest.stats.effects import (
@@ -101,6 +107,7 @@ __all__ = [
     "FLIPS",
     "KINDS",
     "LOSSES",
+    "AllParts",
     "AllSeeds",
     "Behaviour",
     "ClaimFamily",
@@ -116,10 +123,12 @@ __all__ = [
     "Heterogeneity",
     "Interval",
     "MeanOverSeeds",
+    "Part",
     "SignFlip",
     "Spectrum",
     "SubspaceControls",
     "SubspaceDraw",
+    "all_parts_test",
     "all_seeds",
     "behaviour_test",
     "bootstrap_t_p",
@@ -129,6 +138,7 @@ __all__ = [
     "clusters_for_power",
     "control_power",
     "derived_seed",
+    "effect_p_value",
     "effect_test",
     "effect_test_power",
     "equivalence_test",
