@@ -16,6 +16,7 @@ from mechtest.assertions.specificity import (
 )
 from mechtest.assertions.stability import assert_stable_across_seeds, check_stable_across_seeds
 from mechtest.assertions.sufficiency import assert_sufficient, check_sufficient
+from mechtest.assertions.transfer import assert_transfers, check_transfers
 
 __all__ = [
     "Options",
@@ -26,6 +27,7 @@ __all__ = [
     "assert_not_necessary",
     "assert_stable_across_seeds",
     "assert_sufficient",
+    "assert_transfers",
     "check_beats_random_subspaces",
     "check_identity",
     "check_minimal",
@@ -33,4 +35,5 @@ __all__ = [
     "check_not_necessary",
     "check_stable_across_seeds",
     "check_sufficient",
+    "check_transfers",
 ]
