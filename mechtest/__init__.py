@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mechtest.assertions import assert_minimal as assert_minimal
     from mechtest.assertions import assert_necessary as assert_necessary
     from mechtest.assertions import assert_not_necessary as assert_not_necessary
+    from mechtest.assertions import assert_specific_to as assert_specific_to
     from mechtest.assertions import assert_stable_across_seeds as assert_stable_across_seeds
     from mechtest.assertions import assert_sufficient as assert_sufficient
     from mechtest.assertions import assert_transfers as assert_transfers
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mechtest.assertions import check_minimal as check_minimal
     from mechtest.assertions import check_necessary as check_necessary
     from mechtest.assertions import check_not_necessary as check_not_necessary
+    from mechtest.assertions import check_specific_to as check_specific_to
     from mechtest.assertions import check_stable_across_seeds as check_stable_across_seeds
     from mechtest.assertions import check_sufficient as check_sufficient
     from mechtest.assertions import check_transfers as check_transfers
@@ -121,6 +123,7 @@ _HOME = {
     "assert_minimal": "mechtest.assertions",
     "assert_necessary": "mechtest.assertions",
     "assert_not_necessary": "mechtest.assertions",
+    "assert_specific_to": "mechtest.assertions",
     "assert_stable_across_seeds": "mechtest.assertions",
     "assert_sufficient": "mechtest.assertions",
     "assert_transfers": "mechtest.assertions",
@@ -129,6 +132,7 @@ _HOME = {
     "check_minimal": "mechtest.assertions",
     "check_necessary": "mechtest.assertions",
     "check_not_necessary": "mechtest.assertions",
+    "check_specific_to": "mechtest.assertions",
     "check_stable_across_seeds": "mechtest.assertions",
     "check_sufficient": "mechtest.assertions",
     "check_transfers": "mechtest.assertions",

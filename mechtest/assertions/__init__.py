@@ -10,6 +10,7 @@ from mechtest.assertions.asking import Options
 from mechtest.assertions.identity import assert_identity, check_identity
 from mechtest.assertions.minimality import assert_minimal, check_minimal
 from mechtest.assertions.necessity import assert_necessary, check_necessary
+from mechtest.assertions.selectivity import assert_specific_to, check_specific_to
 from mechtest.assertions.specificity import (
     assert_beats_random_subspaces,
     check_beats_random_subspaces,
@@ -25,6 +26,7 @@ __all__ = [
     "assert_minimal",
     "assert_necessary",
     "assert_not_necessary",
+    "assert_specific_to",
     "assert_stable_across_seeds",
     "assert_sufficient",
     "assert_transfers",
@@ -33,6 +35,7 @@ __all__ = [
     "check_minimal",
     "check_necessary",
     "check_not_necessary",
+    "check_specific_to",
     "check_stable_across_seeds",
     "check_sufficient",
     "check_transfers",

@@ -26,6 +26,7 @@ __all__ = ["Compound", "Member", "Members", "ask_all", "named_prompts"]
 
 Further = Callable[[Sequence[Begun], RunningClaim], Sequence[tuple[Guard, ...]]]
 Notes = Callable[[RunningClaim], Sequence[str]]
+Attainable = Callable[[float], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,10 @@ def _no_notes(claim: RunningClaim) -> Sequence[str]:
     return ()
 
 
+def _anything(level: float) -> None:
+    del level
+
+
 @dataclass(frozen=True, eq=False)
 class Compound:
     """What a claim is made of.
@@ -67,12 +72,14 @@ class Compound:
         settings: What the lock registers.
         further: Returns further guards of each member, once all effects are measured.
         notes: Sentences that belong beside the numbers.
+        attainable: Raises when the members together cannot reach a level.
     """
 
     members: Members
     settings: Mapping[str, Any]
     further: Further = _no_guards
     notes: Notes = _no_notes
+    attainable: Attainable = _anything
 
 
 def ask_all(
@@ -91,6 +98,7 @@ def ask_all(
         whole = build()
         if claim.planning:
             return _planned(kind, whole, claim)
+        whole.attainable(claim.level)
         notes = [*_duplicates(whole.members), *whole.notes(claim)]
         answers = _answers(whole, claim)
         at, decision = decide_all(
@@ -164,6 +172,10 @@ def _planned(kind: str, whole: Compound, claim: RunningClaim) -> ClaimRecord:
                 total += question.cost([[circuit]])
         except MechtestError as error:
             problems.append(f"{one.name}: {error.what} ({error.given}; expected {error.expected})")
+    try:
+        whole.attainable(claim.level)
+    except MechtestError as error:
+        problems.append(f"{error.what} ({error.given}; expected {error.expected})")
     plans = [one.terms.plan(one.study, claim.level) for one in whole.members]
     settings = dict(whole.settings)
     claim.plans.append(

@@ -290,6 +290,12 @@ def _measured_parts(
     return [np.asarray(values) for values in moved]
 
 
+def _method(begun: Begun) -> str:
+    if begun.tested is not None:
+        return begun.tested.method
+    return "shown, not judged" if begun.sets is None else "rank among controls only"
+
+
 def _excess(
     study: Study, measured: Measured, mean_control: np.ndarray, seed: int, key: str
 ) -> Effect:
@@ -325,7 +331,7 @@ def _evidence(begun: Begun, decision: Decision, controls: Controls | None) -> Ev
         threshold=terms.threshold,
         direction=terms.direction,
         p_effect=None if begun.effect is None else plain(begun.effect.p),
-        method="rank among controls only" if tested is None else tested.method,
+        method=_method(begun),
         clusters=found.clusters,
         clusters_positive=int((scores > 0).sum()),
         worst_cluster=found.labels[int(scores.argmin())],

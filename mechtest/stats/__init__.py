@@ -101,9 +101,17 @@ from mechtest.stats.stability import (
     needed_seeds,
     require_seeds_for_mean,
 )
+from mechtest.stats.two_samples import (
+    FEWEST_EACH,
+    TwoSamples,
+    cluster_shares,
+    require_two_samples,
+    two_sample_test,
+)
 
 __all__ = [
     "EXACT_UP_TO",
+    "FEWEST_EACH",
     "FLIPS",
     "KINDS",
     "LOSSES",
@@ -128,6 +136,7 @@ __all__ = [
     "Spectrum",
     "SubspaceControls",
     "SubspaceDraw",
+    "TwoSamples",
     "all_parts_test",
     "all_seeds",
     "behaviour_test",
@@ -135,6 +144,7 @@ __all__ = [
     "clopper_pearson_interval",
     "closed_gates",
     "cluster_effect",
+    "cluster_shares",
     "clusters_for_power",
     "control_power",
     "derived_seed",
@@ -158,11 +168,13 @@ __all__ = [
     "reaches",
     "require_clusters",
     "require_seeds_for_mean",
+    "require_two_samples",
     "sign_flip_test",
     "smallest_control_level",
     "smallest_sign_flip_p",
     "spectrum_of_covariance",
     "standardised_distance",
     "static_levels",
+    "two_sample_test",
     "wilson_interval",
 ]
