@@ -133,7 +133,8 @@ class Evidence:
     """One measurement behind a claim.
 
     Attributes:
-        kind: `necessity`, `sufficiency`, `specificity`, `absence` or `identity`.
+        kind: `necessity`, `sufficiency`, `specificity`, `absence`, `minimality`, `transfer`,
+            `selectivity` or `identity`.
         label: Which part of the claim this is, for example `seed 3`; empty where there is one.
         circuit: Site names, or the name of what an identity compares.
         intervention: For example `resample`.
@@ -222,7 +223,8 @@ class ClaimRecord:
     Attributes:
         id: The test that made the claim; empty outside a test.
         statement: The claim as a sentence.
-        kind: `necessity`, `sufficiency`, `specificity`, `absence`, `stability` or `identity`.
+        kind: `necessity`, `sufficiency`, `specificity`, `absence`, `minimality`, `transfer`,
+            `selectivity`, `stability` or `identity`.
         verdict: What it came to.
         binding: What decided: `effect`, `controls`, a guard's name, or the code of an error.
         reason: One sentence that a reader can act on.

@@ -8,26 +8,35 @@ and raises unless supported) and one that only checks. `terms` holds what is cho
 from mechtest.assertions.absence import assert_not_necessary, check_not_necessary
 from mechtest.assertions.asking import Options
 from mechtest.assertions.identity import assert_identity, check_identity
+from mechtest.assertions.minimality import assert_minimal, check_minimal
 from mechtest.assertions.necessity import assert_necessary, check_necessary
+from mechtest.assertions.selectivity import assert_specific_to, check_specific_to
 from mechtest.assertions.specificity import (
     assert_beats_random_subspaces,
     check_beats_random_subspaces,
 )
 from mechtest.assertions.stability import assert_stable_across_seeds, check_stable_across_seeds
 from mechtest.assertions.sufficiency import assert_sufficient, check_sufficient
+from mechtest.assertions.transfer import assert_transfers, check_transfers
 
 __all__ = [
     "Options",
     "assert_beats_random_subspaces",
     "assert_identity",
+    "assert_minimal",
     "assert_necessary",
     "assert_not_necessary",
+    "assert_specific_to",
     "assert_stable_across_seeds",
     "assert_sufficient",
+    "assert_transfers",
     "check_beats_random_subspaces",
     "check_identity",
+    "check_minimal",
     "check_necessary",
     "check_not_necessary",
+    "check_specific_to",
     "check_stable_across_seeds",
     "check_sufficient",
+    "check_transfers",
 ]

@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from mechtest.records import Guard, Verdict
 from mechtest.stats import ControlSummary, Interval, clopper_pearson_interval, reaches
 
-__all__ = ["ORDINARY", "REFUTATION", "ControlFinding", "Decision", "EffectFinding", "decide"]
+__all__ = [
+    "ORDINARY",
+    "REFUTATION",
+    "ControlFinding",
+    "Decision",
+    "EffectFinding",
+    "PartFinding",
+    "decide",
+    "decide_all",
+    "decide_every",
+    "part_verdict",
+]
 
 REFUTATION = 0.05
 """Rate of false "refuted" a claim may have, shared by its two routes."""
@@ -203,3 +214,92 @@ def _missing(
             reason = f"{rank}, but {controls.kind} controls are weak and support nothing alone"
             return Decision(Verdict.INCONCLUSIVE, "controls", reason)
     return None
+
+
+@dataclass(frozen=True)
+class PartFinding:
+    """What is known about one of several parts that all have to hold.
+
+    Attributes:
+        name: Which one.
+        estimate: Its effect.
+        threshold: What it has to lie above.
+        p: p value of the claim's side.
+        against: p value of the other side, adjusted for the number of parts.
+    """
+
+    name: str
+    estimate: float
+    threshold: float
+    p: float
+    against: float
+
+
+def decide_every(
+    level: float,
+    parts: Sequence[PartFinding],
+    *,
+    guards: Sequence[Guard] = (),
+    refutation: float = REFUTATION,
+) -> Decision:
+    """Apply the rule to a claim that every one of some parts is above its threshold.
+
+    Supported when every part is, each at the full level (intersection-union); refuted when the
+    adjusted p value of the opposite reaches `refutation` for one of them.
+    """
+    against = _against(None, None, guards)
+    if against is not None:
+        return against
+    lowest = min(parts, key=lambda part: part.against)
+    if reaches(lowest.against, refutation):
+        return Decision(
+            Verdict.REFUTED,
+            lowest.name,
+            f"{lowest.name}: {lowest.estimate:.3g} is below {lowest.threshold:g}, "
+            f"p {lowest.against:.3g} adjusted for {len(parts)} parts",
+        )
+    return _every_holds(level, parts, guards)
+
+
+def _every_holds(level: float, parts: Sequence[PartFinding], guards: Sequence[Guard]) -> Decision:
+    weakest = max(parts, key=lambda part: part.p)
+    if not reaches(weakest.p, level):
+        return Decision(
+            Verdict.INCONCLUSIVE,
+            weakest.name,
+            f"{weakest.name}: {weakest.estimate:.3g} is not shown to be above "
+            f"{weakest.threshold:g}, p {weakest.p:.3g} > {level:.3g}",
+        )
+    missing = _missing(level, None, None, guards)
+    if missing is not None:
+        return missing
+    every = [(part.p, part.name) for part in parts]
+    every += [(guard.p, guard.name) for guard in guards if guard.p is not None]
+    p, binding = max(every)
+    count = f"all {len(parts)} parts hold" if len(parts) > 1 else "the part holds"
+    reason = f"{count}: p {p:.3g} <= {level:.3g}, weakest {binding}"
+    return Decision(Verdict.SUPPORTED, binding, reason)
+
+
+def part_verdict(level: float, part: PartFinding, *, refutation: float = REFUTATION) -> Verdict:
+    """Return what one part comes to by itself."""
+    return decide_every(level, [part], refutation=refutation).verdict
+
+
+def decide_all(named: Sequence[tuple[str, Decision]]) -> tuple[int, Decision]:
+    """Apply the rule to a claim that is made of whole claims, all of which have to hold.
+
+    One that is refuted refutes it; else one that is inconclusive leaves it so. The rate of false
+    "refuted" has to be shared among them beforehand.
+
+    Returns:
+        Which of them decided, and what it comes to.
+    """
+    order = (Verdict.INVALID, Verdict.REFUTED, Verdict.INCONCLUSIVE, Verdict.SUPPORTED)
+    worst = min(range(len(named)), key=lambda k: order.index(named[k][1].verdict))
+    name, decision = named[worst]
+    if decision.verdict is Verdict.SUPPORTED:
+        names = ", ".join(name for name, _ in named)
+        return worst, Decision(Verdict.SUPPORTED, "every part", f"supported for {names}")
+    reason = f"{name}: {decision.reason}"
+    return worst, Decision(decision.verdict, f"{name} {decision.binding}", reason)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Any, Protocol, TypedDict
 
+from mechtest.assertions.comparisons import Compared, ContrastTerms, compare
 from mechtest.assertions.conduct import answer
 from mechtest.assertions.outcome import checked
 from mechtest.assertions.study import Study, prepare_study
@@ -13,12 +14,21 @@ from mechtest.assertions.terms import Terms
 from mechtest.errors import MechtestError
 from mechtest.interventions import Circuit, Cost, Intervention, ResampleAblation
 from mechtest.models import HookedMamba
-from mechtest.records import ClaimRecord, Verdict
+from mechtest.records import ClaimRecord, Evidence, Verdict
 from mechtest.running_claim import RunningClaim
 from mechtest.stats import LOSSES
 from mechtest.tasks import Metric, PromptPairs, logit_difference
 
-__all__ = ["Asked", "BuildTerms", "Options", "ask", "cost_of_plan", "plan_record", "planned"]
+__all__ = [
+    "Asked",
+    "BuildTerms",
+    "Options",
+    "ask",
+    "ask_pairs",
+    "cost_of_plan",
+    "plan_record",
+    "planned",
+]
 
 
 class Options(TypedDict, total=False):
@@ -60,6 +70,23 @@ class Asked:
 
 
 BuildTerms = Callable[[Circuit], Terms]
+Beside = Callable[[Study, Compared, RunningClaim], tuple[Evidence, ...]]
+
+
+class Plannable(Protocol):
+    """Terms of a claim, as far as planning it goes."""
+
+    def require_attainable(self, study: Study, level: float) -> None:
+        """Raise when no data could support the claim."""
+        ...
+
+    def cost(self, study: Study, level: float, seed: int) -> Cost:
+        """Return what measuring it will cost."""
+        ...
+
+    def plan(self, study: Study, level: float) -> dict[str, Any]:
+        """Return what checking it will take."""
+        ...
 
 
 def ask(
@@ -98,7 +125,61 @@ def ask(
     return checked(kind, check, level=asked.level, statement=f"{kind} of {circuit.name}")
 
 
-def planned(kind: str, study: Study, terms: Terms, claim: RunningClaim) -> ClaimRecord:
+def _nothing_beside(study: Study, found: Compared, claim: RunningClaim) -> tuple[Evidence, ...]:
+    del study, found, claim
+    return ()
+
+
+def ask_pairs(
+    kind: str,
+    build: Callable[[RunningClaim], ContrastTerms],
+    model: HookedMamba,
+    circuits: Sequence[Circuit],
+    prompts: PromptPairs,
+    asked: Asked,
+    *,
+    beside: Beside = _nothing_beside,
+) -> ClaimRecord:
+    """Check one claim about pairs of interventions; as `ask` otherwise.
+
+    Args:
+        kind: Kind of claim.
+        build: Returns its terms.
+        model: The model.
+        circuits: Everything it speaks of.
+        prompts: A whole collection, or a test half.
+        asked: Options of the call.
+        beside: Returns measurements that are shown and decide nothing.
+    """
+    names = ", ".join(circuit.name for circuit in circuits)
+
+    def check(claim: RunningClaim) -> ClaimRecord:
+        study = prepare_study(model, circuits, prompts, asked.metric)
+        terms = build(claim)
+        if claim.planning:
+            return planned(kind, study, terms, claim)
+        found = compare(study, terms, claim)
+        notes = [f"{study.duplicates} repeated prompts were left out"] if study.duplicates else []
+        return ClaimRecord(
+            id=claim.id,
+            statement=claim.statement or f"{kind} of {names}",
+            kind=kind,
+            verdict=found.decision.verdict,
+            binding=found.decision.binding,
+            reason=found.decision.reason,
+            settle=found.settle,
+            level=claim.level,
+            seed=claim.seed,
+            prompts=study.tested.digest,
+            settings=terms.settings(study),
+            evidence=(*found.evidence, *beside(study, found, claim)),
+            notes=tuple(notes),
+        )
+
+    return checked(kind, check, level=asked.level, statement=f"{kind} of {names}")
+
+
+def planned(kind: str, study: Study, terms: Plannable, claim: RunningClaim) -> ClaimRecord:
     """Note what checking would take, and return a record that says nothing was checked."""
     problem, cost = "", None
     try:

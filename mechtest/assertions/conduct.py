@@ -30,6 +30,7 @@ from mechtest.assertions.guards import (
 )
 from mechtest.assertions.pool import pool_key
 from mechtest.assertions.question import Measured, Question
+from mechtest.assertions.rounding import plain, with_interval
 from mechtest.assertions.settling import what_would_settle
 from mechtest.assertions.study import Study
 from mechtest.assertions.terms import Terms
@@ -40,7 +41,6 @@ from mechtest.running_claim import RunningClaim
 from mechtest.stats import (
     ControlTest,
     EffectTest,
-    Interval,
     cluster_effect,
     effect_test,
     equivalence_test,
@@ -51,7 +51,6 @@ from mechtest.stats import (
 
 __all__ = ["Answer", "Begun", "answer", "begin", "finish"]
 
-UNIT = "share of behaviour"
 STILL_REFUTING = 13
 """Third losses later than this refute nothing; a claim that cannot be supported stops there."""
 
@@ -251,12 +250,12 @@ def _rank(begun: Begun, sets: ControlSets, claim: RunningClaim) -> tuple[Control
         at_least_as_extreme=found.at_least_as_extreme,
         p=found.p,
         stopped="not needed" if found.stop == "running" else found.stop,
-        observed=_plain(observed),
-        null_mean=None if found.null_mean is None else _plain(found.null_mean),
-        exceedance_low=_plain(finding.exceedance_low),
+        observed=plain(observed),
+        null_mean=None if found.null_mean is None else plain(found.null_mean),
+        exceedance_low=plain(finding.exceedance_low),
         excess=_excess(study, measured, total / max(1, found.drawn), claim.seed, begun.key),
         weak=sets.weak,
-        values=tuple(_plain(value) for value in found.values),
+        values=tuple(plain(value) for value in found.values),
     )
 
 
@@ -291,6 +290,12 @@ def _measured_parts(
     return [np.asarray(values) for values in moved]
 
 
+def _method(begun: Begun) -> str:
+    if begun.tested is not None:
+        return begun.tested.method
+    return "shown, not judged" if begun.sets is None else "rank among controls only"
+
+
 def _excess(
     study: Study, measured: Measured, mean_control: np.ndarray, seed: int, key: str
 ) -> Effect:
@@ -298,7 +303,7 @@ def _excess(
     found = cluster_effect(measured.moved_part - mean_control, measured.behaviour, study.labels)
     interval = inversion_interval(found, 0.95, generator=keyed_generator(seed, key, "excess"))
     assert found.estimate is not None
-    return _with_interval(found.estimate, interval)
+    return with_interval(found.estimate, interval)
 
 
 def _evidence(begun: Begun, decision: Decision, controls: Controls | None) -> Evidence:
@@ -321,40 +326,24 @@ def _evidence(begun: Begun, decision: Decision, controls: Controls | None) -> Ev
         circuit=tuple(str(site) for site in terms.circuit.sites),
         intervention=terms.intervention.name if terms.mode != "restore" else "patch",
         metric=study.metric.name,
-        effect=_with_interval(found.estimate, interval),
+        effect=with_interval(found.estimate, interval),
         verdict=decision.verdict,
         threshold=terms.threshold,
         direction=terms.direction,
-        p_effect=None if begun.effect is None else _plain(begun.effect.p),
-        method="rank among controls only" if tested is None else tested.method,
+        p_effect=None if begun.effect is None else plain(begun.effect.p),
+        method=_method(begun),
         clusters=found.clusters,
         clusters_positive=int((scores > 0).sum()),
         worst_cluster=found.labels[int(scores.argmin())],
         prompts=found.prompts,
-        accuracy=_plain(accuracy),
-        moved=_plain(moved),
-        broken=_plain(broken),
+        accuracy=plain(accuracy),
+        moved=plain(moved),
+        broken=plain(broken),
         model=study.identity,
         controls=controls,
         guards=begun.guards,
         assumptions=assumptions_of(terms, study),
         prompt_ids=study.pairs.ids,
-        effects=tuple(_plain(value) for value in measured.moved_part),
-        behaviours=tuple(_plain(value) for value in measured.behaviour),
+        effects=tuple(plain(value) for value in measured.moved_part),
+        behaviours=tuple(plain(value) for value in measured.behaviour),
     )
-
-
-def _with_interval(estimate: float, interval: Interval) -> Effect:
-    return Effect(
-        estimate=_plain(estimate),
-        low=None if interval.low is None else _plain(interval.low),
-        high=None if interval.high is None else _plain(interval.high),
-        confidence=_plain(interval.confidence),
-        unit=UNIT,
-        reason=interval.reason,
-    )
-
-
-def _plain(value: float) -> float:
-    """Return a float of seven digits: what float32 can tell, and short in a file."""
-    return float(f"{float(value):.7g}")

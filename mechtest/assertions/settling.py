@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from mechtest.assertions._decide import ControlFinding, Decision
+from mechtest.assertions.question import Direction
 from mechtest.assertions.terms import Terms
 from mechtest.errors import SampleError
 from mechtest.stats import ClusterEffect, most_controls, plan_clusters
 
-__all__ = ["what_would_settle"]
+__all__ = ["more_templates", "what_would_settle"]
 
 MORE_LOSSES = 10
 
@@ -25,7 +26,7 @@ def what_would_settle(
     works on the same prompts.
     """
     if decision.binding == "effect" and terms.threshold is not None:
-        return _templates(effect, terms, level)
+        return more_templates(effect, terms.threshold, level, terms.direction)
     if decision.binding == "controls" and controls is not None:
         return _controls(controls, level)
     return (
@@ -34,18 +35,20 @@ def what_would_settle(
     )
 
 
-def _templates(effect: ClusterEffect, terms: Terms, level: float) -> str:
-    assert terms.threshold is not None
+def more_templates(
+    effect: ClusterEffect, threshold: float, level: float, direction: Direction = "greater"
+) -> str:
+    """Return how many templates would show an effect of the size seen here."""
     try:
-        plan = plan_clusters(effect, terms.threshold, level, alternative=terms.direction)
+        plan = plan_clusters(effect, threshold, level, alternative=direction)
     except SampleError:
         return "templates do not differ at all: more of them change nothing"
     seen = f"if the effect is {effect.estimate:.3g}, as seen here"
     if plan.clusters is None:
         return f"{seen}, no number of templates settles it: {plan.reason}"
     if plan.clusters <= effect.clusters:
-        spread = effect.heterogeneity(terms.threshold)
-        lopsided = -spread.skewness if terms.direction == "greater" else spread.skewness
+        spread = effect.heterogeneity(threshold)
+        lopsided = -spread.skewness if direction == "greater" else spread.skewness
         if lopsided > 1:
             return (
                 f"the templates disagree lopsidedly (skewness {spread.skewness:.1f}): look at "

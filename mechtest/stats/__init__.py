@@ -5,6 +5,11 @@ imported by the functions that need them. What each test assumes, and its measur
 in docs/statistics.md.
 """
 
+from mechtest.stats.all_parts import (
+    AllParts,
+    Part,
+    all_parts_test,
+)
 from mechtest.stats.bootstrap_t import (
     bootstrap_t_p,
 )
@@ -23,6 +28,7 @@ from mechtest.stats.effect_test import (
     Behaviour,
     EffectTest,
     behaviour_test,
+    effect_p_value,
     effect_test,
 )
 from mechtest.stats.effects import (
@@ -95,12 +101,21 @@ from mechtest.stats.stability import (
     needed_seeds,
     require_seeds_for_mean,
 )
+from mechtest.stats.two_samples import (
+    FEWEST_EACH,
+    TwoSamples,
+    cluster_shares,
+    require_two_samples,
+    two_sample_test,
+)
 
 __all__ = [
     "EXACT_UP_TO",
+    "FEWEST_EACH",
     "FLIPS",
     "KINDS",
     "LOSSES",
+    "AllParts",
     "AllSeeds",
     "Behaviour",
     "ClaimFamily",
@@ -116,19 +131,24 @@ __all__ = [
     "Heterogeneity",
     "Interval",
     "MeanOverSeeds",
+    "Part",
     "SignFlip",
     "Spectrum",
     "SubspaceControls",
     "SubspaceDraw",
+    "TwoSamples",
+    "all_parts_test",
     "all_seeds",
     "behaviour_test",
     "bootstrap_t_p",
     "clopper_pearson_interval",
     "closed_gates",
     "cluster_effect",
+    "cluster_shares",
     "clusters_for_power",
     "control_power",
     "derived_seed",
+    "effect_p_value",
     "effect_test",
     "effect_test_power",
     "equivalence_test",
@@ -148,11 +168,13 @@ __all__ = [
     "reaches",
     "require_clusters",
     "require_seeds_for_mean",
+    "require_two_samples",
     "sign_flip_test",
     "smallest_control_level",
     "smallest_sign_flip_p",
     "spectrum_of_covariance",
     "standardised_distance",
     "static_levels",
+    "two_sample_test",
     "wilson_interval",
 ]

@@ -13,7 +13,7 @@ from mechtest.stats.keys import keyed_generator
 from mechtest.stats.levels import reaches
 from mechtest.stats.sign_flip import Alternative, SignFlip, sign_flip_test
 
-__all__ = ["Behaviour", "EffectTest", "behaviour_test", "effect_test"]
+__all__ = ["Behaviour", "EffectTest", "behaviour_test", "effect_p_value", "effect_test"]
 
 SKEWED = 1.0
 """Skewness against the claim beyond which a second test joins in."""
@@ -96,15 +96,9 @@ def effect_test(
     Sign: see `ClusterEffect.scores`.
     Sources: Canay, Romano & Shaikh 2017; Hall 1992, section 3.2.
     """
-    scores = effect.scores(threshold)
-    flips = sign_flip_test(
-        scores, alternative=alternative, generator=keyed_generator(seed, claim, "sign flips")
-    )
-    heterogeneity = effect.heterogeneity(threshold)
-    direction = 1 if alternative == "greater" else -1
-    p, method, bootstrap_p = flips.p, f"cluster sign flips, {flips.method}", None
-    if direction * heterogeneity.skewness < -SKEWED and effect.clusters < FEW:
-        bootstrap_p = bootstrap_t_p(direction * scores, keyed_generator(seed, claim, "bootstrap t"))
+    flips, bootstrap_p = _judged(effect, threshold, alternative, seed, claim)
+    p, method = flips.p, f"cluster sign flips, {flips.method}"
+    if bootstrap_p is not None:
         p = max(p, bootstrap_p)
         method += "; larger of this and the cluster bootstrap-t, because the scores are skewed"
     confidence = 1 - 2 * level
@@ -120,8 +114,36 @@ def effect_test(
             effect, confidence, generator=keyed_generator(seed, claim, "sign flips")
         ),
         fieller=fieller_interval(effect, confidence),
-        heterogeneity=heterogeneity,
+        heterogeneity=effect.heterogeneity(threshold),
     )
+
+
+def effect_p_value(
+    effect: ClusterEffect,
+    threshold: float,
+    *,
+    seed: int,
+    claim: str,
+    alternative: Alternative = "greater",
+) -> float:
+    """Return the p value of `effect_test` alone, where no interval is wanted."""
+    flips, bootstrap_p = _judged(effect, threshold, alternative, seed, claim)
+    return max(flips.p, 0.0 if bootstrap_p is None else bootstrap_p)
+
+
+def _judged(
+    effect: ClusterEffect, threshold: float, alternative: Alternative, seed: int, claim: str
+) -> tuple[SignFlip, float | None]:
+    """Return the sign-flip test, and p of the bootstrap-t where skewed scores ask for it."""
+    scores = effect.scores(threshold)
+    flips = sign_flip_test(
+        scores, alternative=alternative, generator=keyed_generator(seed, claim, "sign flips")
+    )
+    direction = 1 if alternative == "greater" else -1
+    skewed = direction * effect.heterogeneity(threshold).skewness < -SKEWED
+    if not skewed or effect.clusters >= FEW:
+        return flips, None
+    return flips, bootstrap_t_p(direction * scores, keyed_generator(seed, claim, "bootstrap t"))
 
 
 def behaviour_test(

@@ -6,8 +6,17 @@ from pathlib import Path
 import pytest
 
 from mechtest.assertions import _decide
-from mechtest.assertions._decide import ControlFinding, EffectFinding, decide
-from mechtest.records import Guard
+from mechtest.assertions._decide import (
+    ControlFinding,
+    Decision,
+    EffectFinding,
+    PartFinding,
+    decide,
+    decide_all,
+    decide_every,
+    part_verdict,
+)
+from mechtest.records import Guard, Verdict
 from mechtest.stats import ControlTest
 from tests.assertions.zoo import interval
 
@@ -79,6 +88,39 @@ def test_the_table_of_verdicts(row):
     assert (found.verdict, found.binding) == (verdict, binding)
     assert found.reason
     assert "None" not in found.reason
+
+
+def part(p=0.001, against=1.0, name="a"):
+    return PartFinding(name, 0.3, 0.02, p, against)
+
+
+PARTS = {
+    "every part holds": ([part(), part(0.04, name="b")], [], "supported", "b"),
+    "one part is late": ([part(), part(0.06, name="b")], [], "inconclusive", "b"),
+    "one part is refuted": ([part(0.5), part(1.0, 0.05, "b")], [], "refuted", "b"),
+    "the opposite is late": ([part(), part(1.0, 0.051, "b")], [], "inconclusive", "b"),
+    "a guard fails": ([part()], [BAD], "refuted", "illusion"),
+    "a guard is open": ([part()], [OPEN], "inconclusive", "illusion"),
+    "a guard has the largest p": ([part()], [guard(YES, 0.04, "g")], "supported", "g"),
+}
+
+
+@pytest.mark.parametrize("row", PARTS.values(), ids=PARTS.keys())
+def test_every_part_has_to_hold(row):
+    parts, guards, verdict, binding = row
+    found = decide_every(0.05, parts, guards=guards)
+    assert (found.verdict, found.binding) == (verdict, binding)
+    assert part_verdict(0.05, part(0.2)) == "inconclusive"
+
+
+def test_claims_made_of_claims_are_as_good_as_the_worst():
+    good, open_, bad = (Decision(verdict, "effect", "why") for verdict in
+                        (Verdict.SUPPORTED, Verdict.INCONCLUSIVE, Verdict.REFUTED))  # fmt: skip
+    assert decide_all([("a", good), ("b", good)])[1].verdict == "supported"
+    assert decide_all([("a", good), ("b", open_)]) == (
+        1, Decision(Verdict.INCONCLUSIVE, "b effect", "b: why"),
+    )  # fmt: skip
+    assert decide_all([("a", open_), ("b", bad), ("c", good)])[0] == 1
 
 
 def test_refutation_is_shared_where_a_claim_has_several_parts():
