@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from mechtest.records import Guard, Verdict
 from mechtest.stats import ControlSummary, Interval, clopper_pearson_interval, reaches
 
-__all__ = ["ORDINARY", "REFUTATION", "ControlFinding", "Decision", "EffectFinding", "decide"]
+__all__ = [
+    "ORDINARY",
+    "REFUTATION",
+    "ControlFinding",
+    "Decision",
+    "EffectFinding",
+    "claimed_side",
+    "decide",
+]
 
 REFUTATION = 0.05
 """Rate of false "refuted" a claim may have, shared by its two routes."""
@@ -164,6 +172,20 @@ def _effect_against(effect: EffectFinding) -> str:
         f"the effect {effect.estimate:.3g} is not small: its {confidence} is "
         f"[{_end(effect.wide.low)}, {_end(effect.wide.high)}], the claim {_range(effect)}"
     )
+
+
+def claimed_side(value: float, threshold: float, direction: str, low: float | None = None) -> bool:
+    """Say whether a value lies where a claim says that the effect does.
+
+    Args:
+        value: In the unit of the threshold.
+        threshold: What the effect is held against.
+        direction: `greater` or `less`.
+        low: For "less" with two sides, the lower threshold.
+    """
+    if direction == "greater":
+        return value > threshold
+    return value < threshold and (low is None or value > low)
 
 
 def _end(value: float | None) -> str:

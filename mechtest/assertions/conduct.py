@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mechtest.assertions._decide import ControlFinding, Decision, EffectFinding, decide
+from mechtest.assertions.ablations import other_ablations
 from mechtest.assertions.assumptions import assumptions_of
 from mechtest.assertions.control_sets import (
     Control,
@@ -35,7 +36,7 @@ from mechtest.assertions.study import Study
 from mechtest.assertions.terms import Terms
 from mechtest.errors import NonFiniteError
 from mechtest.interventions import pool_of_run
-from mechtest.records import Controls, Effect, Evidence, Guard, Verdict
+from mechtest.records import Controls, Effect, Evidence, Guard, OtherAblation, Verdict
 from mechtest.running_claim import RunningClaim
 from mechtest.stats import (
     ControlTest,
@@ -86,6 +87,7 @@ class Begun:
         guards: What was checked.
         effect: Against its threshold; None where the claim does not ask.
         tested: The test behind it.
+        seed: Root seed of its random draws.
     """
 
     question: Question
@@ -98,6 +100,7 @@ class Begun:
     guards: tuple[Guard, ...]
     effect: EffectFinding | None
     tested: EffectTest | None
+    seed: int
 
     @property
     def contradicted(self) -> bool:
@@ -151,7 +154,7 @@ def begin(study: Study, terms: Terms, claim: RunningClaim, *, label: str = "") -
     if effect is None or reaches(effect.p, level):
         guards += _illusions(question, measured, sets, terms, level, seed, key)
     return Begun(
-        question, terms, level, key, label, sets, measured, tuple(guards), effect, tested
+        question, terms, level, key, label, sets, measured, tuple(guards), effect, tested, seed
     )  # fmt: skip
 
 
@@ -322,6 +325,7 @@ def _evidence(begun: Begun, decision: Decision, controls: Controls | None) -> Ev
         intervention=terms.intervention.name if terms.mode != "restore" else "patch",
         metric=study.metric.name,
         effect=_with_interval(found.estimate, interval),
+        ablations=_others(begun, found.estimate, interval.confidence),
         verdict=decision.verdict,
         threshold=terms.threshold,
         direction=terms.direction,
@@ -341,6 +345,13 @@ def _evidence(begun: Begun, decision: Decision, controls: Controls | None) -> Ev
         prompt_ids=study.pairs.ids,
         effects=tuple(_plain(value) for value in measured.moved_part),
         behaviours=tuple(_plain(value) for value in measured.behaviour),
+    )
+
+
+def _others(begun: Begun, primary: float, confidence: float) -> tuple[OtherAblation, ...]:
+    claimed = [begun.terms.circuit] if begun.sets is None else list(begun.sets.claimed)
+    return other_ablations(
+        begun.question, begun.terms, claimed, primary, confidence, seed=begun.seed, claim=begun.key
     )
 
 

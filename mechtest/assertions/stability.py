@@ -8,6 +8,7 @@ from typing import Any, Literal, Unpack
 
 from mechtest.assertions import absence, necessity, specificity, sufficiency
 from mechtest.assertions._decide import REFUTATION
+from mechtest.assertions.ablations import with_ablations
 from mechtest.assertions.asking import Asked, Options, cost_of_plan, plan_record
 from mechtest.assertions.conduct import Answer, Begun, begin, finish
 from mechtest.assertions.outcome import checked, conclude
@@ -206,6 +207,7 @@ def _plan(asked: _Seeds, claim: RunningClaim) -> ClaimRecord:
     circuit = asked.circuit_of(model)
     study = prepare_study(model, [circuit], asked.prompts, asked.asked.metric)
     terms = _terms(asked.using, circuit, asked.asked, asked.extra)
+    terms = with_ablations(terms, asked.asked, study, planning=True)
     problem, cost = "", None
     try:
         terms.require_attainable(study, claim.level)
@@ -298,6 +300,7 @@ def _begin(asked: _Seeds, seed: int, model: HookedMamba, claim: RunningClaim) ->
         circuit = asked.circuit_of(model)
         study = prepare_study(model, [circuit], asked.prompts, asked.asked.metric)
         terms = _terms(asked.using, circuit, asked.asked, asked.extra)
+        terms = with_ablations(terms, asked.asked, study)
         terms = replace(
             terms, refutation=REFUTATION / len(asked.models), judged=asked.mode == "all"
         )
