@@ -139,6 +139,8 @@ def decide(
     if controls is not None:
         parts.append((controls.summary.p, "controls"))
     parts += [(guard.p, guard.name) for guard in guards if guard.p is not None]
+    if not parts:  # a part of a larger claim, of which only its guards are asked
+        return Decision(Verdict.SUPPORTED, "guards", "every guard holds")
     p, binding = max(parts)
     return Decision(Verdict.SUPPORTED, binding, f"every part holds: p {p:.3g} <= {level:.3g}")
 

@@ -73,6 +73,14 @@ from mechtest.stats.proportions import (
     clopper_pearson_interval,
     wilson_interval,
 )
+from mechtest.stats.seed_spread import (
+    ENOUGH_SEEDS,
+    BetweenSeeds,
+    StableSeeds,
+    between_seeds,
+    prediction_interval,
+    stable_seeds,
+)
 from mechtest.stats.sign_flip import (
     EXACT_UP_TO,
     FLIPS,
@@ -97,12 +105,14 @@ from mechtest.stats.stability import (
 )
 
 __all__ = [
+    "ENOUGH_SEEDS",
     "EXACT_UP_TO",
     "FLIPS",
     "KINDS",
     "LOSSES",
     "AllSeeds",
     "Behaviour",
+    "BetweenSeeds",
     "ClaimFamily",
     "ClusterEffect",
     "ClusterPlan",
@@ -118,10 +128,12 @@ __all__ = [
     "MeanOverSeeds",
     "SignFlip",
     "Spectrum",
+    "StableSeeds",
     "SubspaceControls",
     "SubspaceDraw",
     "all_seeds",
     "behaviour_test",
+    "between_seeds",
     "bootstrap_t_p",
     "clopper_pearson_interval",
     "closed_gates",
@@ -145,6 +157,7 @@ __all__ = [
     "needed_seeds",
     "plan_clusters",
     "position_strata",
+    "prediction_interval",
     "reaches",
     "require_clusters",
     "require_seeds_for_mean",
@@ -152,6 +165,7 @@ __all__ = [
     "smallest_control_level",
     "smallest_sign_flip_p",
     "spectrum_of_covariance",
+    "stable_seeds",
     "standardised_distance",
     "static_levels",
     "wilson_interval",
