@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from mechtest.assertions import assert_necessary as assert_necessary
     from mechtest.assertions import assert_not_necessary as assert_not_necessary
     from mechtest.assertions import assert_stable_across_seeds as assert_stable_across_seeds
+    from mechtest.assertions import assert_subspaces_match as assert_subspaces_match
     from mechtest.assertions import assert_sufficient as assert_sufficient
     from mechtest.assertions import check_beats_random_subspaces as check_beats_random_subspaces
     from mechtest.assertions import check_identity as check_identity
     from mechtest.assertions import check_necessary as check_necessary
     from mechtest.assertions import check_not_necessary as check_not_necessary
     from mechtest.assertions import check_stable_across_seeds as check_stable_across_seeds
+    from mechtest.assertions import check_subspaces_match as check_subspaces_match
     from mechtest.assertions import check_sufficient as check_sufficient
     from mechtest.checkpoints import MambaCfg as MambaCfg
     from mechtest.checkpoints import MambaInitCfg as MambaInitCfg
@@ -117,12 +119,14 @@ _HOME = {
     "assert_necessary": "mechtest.assertions",
     "assert_not_necessary": "mechtest.assertions",
     "assert_stable_across_seeds": "mechtest.assertions",
+    "assert_subspaces_match": "mechtest.assertions",
     "assert_sufficient": "mechtest.assertions",
     "check_beats_random_subspaces": "mechtest.assertions",
     "check_identity": "mechtest.assertions",
     "check_necessary": "mechtest.assertions",
     "check_not_necessary": "mechtest.assertions",
     "check_stable_across_seeds": "mechtest.assertions",
+    "check_subspaces_match": "mechtest.assertions",
     "check_sufficient": "mechtest.assertions",
     "claim": "mechtest.plugin.marks",
     "collect_activations": "mechtest.interventions",

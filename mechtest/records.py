@@ -155,7 +155,8 @@ class Evidence:
     """One measurement behind a claim.
 
     Attributes:
-        kind: `necessity`, `sufficiency`, `specificity`, `absence` or `identity`.
+        kind: `necessity`, `sufficiency`, `specificity`, `absence`, `subspace match`, `flip rate` or
+            `identity`.
         label: Which part of the claim this is, for example `seed 3`; empty where there is one.
         circuit: Site names, or the name of what an identity compares.
         intervention: For example `resample`.
@@ -246,7 +247,7 @@ class ClaimRecord:
     Attributes:
         id: The test that made the claim; empty outside a test.
         statement: The claim as a sentence.
-        kind: `necessity`, `sufficiency`, `specificity`, `absence`, `stability` or `identity`.
+        kind: As of its evidence, or `stability`.
         verdict: What it came to.
         binding: What decided: `effect`, `controls`, a guard's name, or the code of an error.
         reason: One sentence that a reader can act on.

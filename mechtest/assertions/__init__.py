@@ -14,6 +14,7 @@ from mechtest.assertions.specificity import (
     check_beats_random_subspaces,
 )
 from mechtest.assertions.stability import assert_stable_across_seeds, check_stable_across_seeds
+from mechtest.assertions.subspace_match import assert_subspaces_match, check_subspaces_match
 from mechtest.assertions.sufficiency import assert_sufficient, check_sufficient
 
 __all__ = [
@@ -23,11 +24,13 @@ __all__ = [
     "assert_necessary",
     "assert_not_necessary",
     "assert_stable_across_seeds",
+    "assert_subspaces_match",
     "assert_sufficient",
     "check_beats_random_subspaces",
     "check_identity",
     "check_necessary",
     "check_not_necessary",
     "check_stable_across_seeds",
+    "check_subspaces_match",
     "check_sufficient",
 ]

@@ -24,7 +24,7 @@ from mechtest.running_claim import RunningClaim
 from mechtest.stats import require_seeds_for_mean
 from mechtest.tasks import DiscoveryPairs, PromptPairs
 
-__all__ = ["assert_stable_across_seeds", "check_stable_across_seeds"]
+__all__ = ["Seeds", "assert_stable_across_seeds", "check_stable_across_seeds", "seed_models"]
 
 Target = Literal["all", "mean", "stable"]
 TARGETS = ("all", "mean", "stable")
@@ -140,7 +140,7 @@ def check_stable_across_seeds(
 
     def check(claim: RunningClaim) -> ClaimRecord:
         wide = _require_target(target, margin)
-        found = _Seeds(_members(models), circuit, prompts, using, target, wide, asked, extra)
+        found = _Seeds(seed_models(models), circuit, prompts, using, target, wide, asked, extra)
         if claim.planning:
             return _plan(found, claim)
         return _check(found, claim)
@@ -207,7 +207,13 @@ def _require_target(target: str, margin: float | None) -> float:
     return margin or 0.0
 
 
-def _members(models: Seeds) -> tuple[tuple[int, HookedMamba], ...]:
+def seed_models(models: Seeds) -> tuple[tuple[int, HookedMamba], ...]:
+    """Return (seed, model) of all seeds.
+
+    Raises:
+        ClaimInvalid: Fewer than two.
+        DuplicateWeightsError: Two hold the same weights.
+    """
     if isinstance(models, ModelSuite):
         found = list(models.load_all())
     elif isinstance(models, Mapping):

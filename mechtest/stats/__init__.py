@@ -103,6 +103,11 @@ from mechtest.stats.stability import (
     needed_seeds,
     require_seeds_for_mean,
 )
+from mechtest.stats.subspace_match import (
+    MatchSide,
+    linear_cka,
+    match_test,
+)
 
 __all__ = [
     "ENOUGH_SEEDS",
@@ -125,6 +130,7 @@ __all__ = [
     "Equivalence",
     "Heterogeneity",
     "Interval",
+    "MatchSide",
     "MeanOverSeeds",
     "SignFlip",
     "Spectrum",
@@ -149,6 +155,8 @@ __all__ = [
     "holm",
     "inversion_interval",
     "keyed_generator",
+    "linear_cka",
+    "match_test",
     "mean_over_seeds",
     "measure_spectrum",
     "most_controls",
