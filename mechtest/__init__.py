@@ -11,6 +11,7 @@ from mechtest._lazy import lazy_names
 
 if TYPE_CHECKING:
     from mechtest.assertions import assert_beats_random_subspaces as assert_beats_random_subspaces
+    from mechtest.assertions import assert_flip_rate as assert_flip_rate
     from mechtest.assertions import assert_identity as assert_identity
     from mechtest.assertions import assert_necessary as assert_necessary
     from mechtest.assertions import assert_not_necessary as assert_not_necessary
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mechtest.assertions import assert_subspaces_match as assert_subspaces_match
     from mechtest.assertions import assert_sufficient as assert_sufficient
     from mechtest.assertions import check_beats_random_subspaces as check_beats_random_subspaces
+    from mechtest.assertions import check_flip_rate as check_flip_rate
     from mechtest.assertions import check_identity as check_identity
     from mechtest.assertions import check_necessary as check_necessary
     from mechtest.assertions import check_not_necessary as check_not_necessary
@@ -115,6 +117,7 @@ _HOME = {
     "ZeroAblation": "mechtest.interventions",
     "accuracy": "mechtest.tasks",
     "assert_beats_random_subspaces": "mechtest.assertions",
+    "assert_flip_rate": "mechtest.assertions",
     "assert_identity": "mechtest.assertions",
     "assert_necessary": "mechtest.assertions",
     "assert_not_necessary": "mechtest.assertions",
@@ -122,6 +125,7 @@ _HOME = {
     "assert_subspaces_match": "mechtest.assertions",
     "assert_sufficient": "mechtest.assertions",
     "check_beats_random_subspaces": "mechtest.assertions",
+    "check_flip_rate": "mechtest.assertions",
     "check_identity": "mechtest.assertions",
     "check_necessary": "mechtest.assertions",
     "check_not_necessary": "mechtest.assertions",

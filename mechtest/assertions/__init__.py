@@ -7,6 +7,7 @@ and raises unless supported) and one that only checks. `terms` holds what is cho
 
 from mechtest.assertions.absence import assert_not_necessary, check_not_necessary
 from mechtest.assertions.asking import Options
+from mechtest.assertions.flip_rate import assert_flip_rate, check_flip_rate
 from mechtest.assertions.identity import assert_identity, check_identity
 from mechtest.assertions.necessity import assert_necessary, check_necessary
 from mechtest.assertions.specificity import (
@@ -20,6 +21,7 @@ from mechtest.assertions.sufficiency import assert_sufficient, check_sufficient
 __all__ = [
     "Options",
     "assert_beats_random_subspaces",
+    "assert_flip_rate",
     "assert_identity",
     "assert_necessary",
     "assert_not_necessary",
@@ -27,6 +29,7 @@ __all__ = [
     "assert_subspaces_match",
     "assert_sufficient",
     "check_beats_random_subspaces",
+    "check_flip_rate",
     "check_identity",
     "check_necessary",
     "check_not_necessary",

@@ -50,7 +50,7 @@ from mechtest.stats import (
     reaches,
 )
 
-__all__ = ["Answer", "Begun", "answer", "begin", "finish"]
+__all__ = ["Answer", "Begun", "answer", "begin", "effect_against_threshold", "finish"]
 
 UNIT = "share of behaviour"
 STILL_REFUTING = 13
@@ -150,7 +150,7 @@ def begin(study: Study, terms: Terms, claim: RunningClaim, *, label: str = "") -
         guards.append(require_no_cut(question, terms.circuit, seed=seed, claim=key))
     measured = question.measure(claimed)
     guards.append(changed_share(measured, absence=terms.direction == "less"))
-    effect, tested = _effect(study, terms, measured, level, seed, key)
+    effect, tested = effect_against_threshold(study, terms, measured, level, seed, key)
     if effect is None or reaches(effect.p, level):
         guards += _illusions(question, measured, sets, terms, level, seed, key)
     return Begun(
@@ -181,7 +181,7 @@ def finish(begun: Begun, claim: RunningClaim, *, skip_controls: str = "") -> Ans
     return Answer(_evidence(begun, decision, controls), decision, settle)
 
 
-def _effect(
+def effect_against_threshold(
     study: Study, terms: Terms, measured: Measured, level: float, seed: int, key: str
 ) -> tuple[EffectFinding | None, EffectTest | None]:
     """Return the effect against its threshold, and its test; None where the claim does not ask."""
