@@ -11,21 +11,25 @@ from mechtest._lazy import lazy_names
 
 if TYPE_CHECKING:
     from mechtest.assertions import assert_beats_random_subspaces as assert_beats_random_subspaces
+    from mechtest.assertions import assert_flip_rate as assert_flip_rate
     from mechtest.assertions import assert_identity as assert_identity
     from mechtest.assertions import assert_minimal as assert_minimal
     from mechtest.assertions import assert_necessary as assert_necessary
     from mechtest.assertions import assert_not_necessary as assert_not_necessary
     from mechtest.assertions import assert_specific_to as assert_specific_to
     from mechtest.assertions import assert_stable_across_seeds as assert_stable_across_seeds
+    from mechtest.assertions import assert_subspaces_match as assert_subspaces_match
     from mechtest.assertions import assert_sufficient as assert_sufficient
     from mechtest.assertions import assert_transfers as assert_transfers
     from mechtest.assertions import check_beats_random_subspaces as check_beats_random_subspaces
+    from mechtest.assertions import check_flip_rate as check_flip_rate
     from mechtest.assertions import check_identity as check_identity
     from mechtest.assertions import check_minimal as check_minimal
     from mechtest.assertions import check_necessary as check_necessary
     from mechtest.assertions import check_not_necessary as check_not_necessary
     from mechtest.assertions import check_specific_to as check_specific_to
     from mechtest.assertions import check_stable_across_seeds as check_stable_across_seeds
+    from mechtest.assertions import check_subspaces_match as check_subspaces_match
     from mechtest.assertions import check_sufficient as check_sufficient
     from mechtest.assertions import check_transfers as check_transfers
     from mechtest.checkpoints import MambaCfg as MambaCfg
@@ -119,21 +123,25 @@ _HOME = {
     "ZeroAblation": "mechtest.interventions",
     "accuracy": "mechtest.tasks",
     "assert_beats_random_subspaces": "mechtest.assertions",
+    "assert_flip_rate": "mechtest.assertions",
     "assert_identity": "mechtest.assertions",
     "assert_minimal": "mechtest.assertions",
     "assert_necessary": "mechtest.assertions",
     "assert_not_necessary": "mechtest.assertions",
     "assert_specific_to": "mechtest.assertions",
     "assert_stable_across_seeds": "mechtest.assertions",
+    "assert_subspaces_match": "mechtest.assertions",
     "assert_sufficient": "mechtest.assertions",
     "assert_transfers": "mechtest.assertions",
     "check_beats_random_subspaces": "mechtest.assertions",
+    "check_flip_rate": "mechtest.assertions",
     "check_identity": "mechtest.assertions",
     "check_minimal": "mechtest.assertions",
     "check_necessary": "mechtest.assertions",
     "check_not_necessary": "mechtest.assertions",
     "check_specific_to": "mechtest.assertions",
     "check_stable_across_seeds": "mechtest.assertions",
+    "check_subspaces_match": "mechtest.assertions",
     "check_sufficient": "mechtest.assertions",
     "check_transfers": "mechtest.assertions",
     "claim": "mechtest.plugin.marks",

@@ -24,11 +24,12 @@ __all__ = [
     "Evidence",
     "Guard",
     "ModelIdentity",
+    "OtherAblation",
     "Verdict",
 ]
 
 T = TypeVar("T")
-RECORD_FORMAT = "mechtest-record/2"
+RECORD_FORMAT = "mechtest-record/3"
 
 
 class Verdict(StrEnum):
@@ -110,6 +111,27 @@ class Guard:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherAblation:
+    """What another way of ablating gives, beside the one that decides.
+
+    Attributes:
+        intervention: For example `zero`.
+        effect: How big, with an interval of the deciding ablation's confidence; None where it
+            could not be measured (see `detail`).
+        agrees: Whether the whole interval lies on the side of the threshold that the deciding
+            ablation's estimate is on. False: the estimate lies on the other side, so the claim is
+            sensitive to how ablating is done. None: the interval holds the threshold, or there is
+            no effect.
+        detail: What was found, one sentence.
+    """
+
+    intervention: str
+    effect: Effect | None
+    agrees: bool | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelIdentity:
     """Which weights a claim was checked on.
 
@@ -134,7 +156,7 @@ class Evidence:
 
     Attributes:
         kind: `necessity`, `sufficiency`, `specificity`, `absence`, `minimality`, `transfer`,
-            `selectivity` or `identity`.
+            `selectivity`, `subspace match`, `flip rate` or `identity`.
         label: Which part of the claim this is, for example `seed 3`; empty where there is one.
         circuit: Site names, or the name of what an identity compares.
         intervention: For example `resample`.
@@ -160,6 +182,7 @@ class Evidence:
         prompt_ids: Names of the prompts, in the order of `effects`.
         effects: Part of the behaviour moved, prompt by prompt, in the metric's unit.
         behaviours: Behaviour there was to move, prompt by prompt.
+        ablations: Other ways of ablating, measured on the same prompts; they decide nothing.
     """
 
     kind: str
@@ -187,6 +210,7 @@ class Evidence:
     prompt_ids: tuple[str, ...] = ()
     effects: tuple[float, ...] = ()
     behaviours: tuple[float, ...] = ()
+    ablations: tuple[OtherAblation, ...] = ()
 
     @property
     def p(self) -> float:
@@ -223,8 +247,7 @@ class ClaimRecord:
     Attributes:
         id: The test that made the claim; empty outside a test.
         statement: The claim as a sentence.
-        kind: `necessity`, `sufficiency`, `specificity`, `absence`, `minimality`, `transfer`,
-            `selectivity`, `stability` or `identity`.
+        kind: As of its evidence, or `stability`.
         verdict: What it came to.
         binding: What decided: `effect`, `controls`, a guard's name, or the code of an error.
         reason: One sentence that a reader can act on.
@@ -293,12 +316,20 @@ def _evidence(content: Mapping[str, Any]) -> Evidence:
     values["verdict"] = Verdict(values["verdict"])
     values["model"] = _built(ModelIdentity, values["model"])
     values["guards"] = tuple(_built(Guard, guard) for guard in values["guards"])
+    values["ablations"] = tuple(_ablation(item) for item in values["ablations"])
     if values["controls"] is not None:
         controls = dict(values["controls"])
         if controls["excess"] is not None:
             controls["excess"] = _built(Effect, controls["excess"])
         values["controls"] = _built(Controls, controls)
     return _built(Evidence, values)
+
+
+def _ablation(content: Mapping[str, Any]) -> OtherAblation:
+    values = dict(content)
+    if values["effect"] is not None:
+        values["effect"] = _built(Effect, values["effect"])
+    return _built(OtherAblation, values)
 
 
 def _built(kind: type[T], content: Mapping[str, Any]) -> T:

@@ -16,6 +16,7 @@ from mechtest.records import (
     Evidence,
     Guard,
     ModelIdentity,
+    OtherAblation,
     Verdict,
 )
 
@@ -34,6 +35,7 @@ CONTROLS = st.builds(
 )  # fmt: skip
 GUARDS = st.builds(Guard, TEXT, st.none() | st.booleans(), TEXT, MAYBE)
 MODELS = st.builds(ModelIdentity, TEXT, TEXT, TEXT, TEXT, TEXT)
+ABLATIONS = st.builds(OtherAblation, TEXT, st.none() | EFFECTS, st.none() | st.booleans(), TEXT)
 EVIDENCE = st.builds(
     Evidence,
     kind=TEXT, label=TEXT, circuit=TEXTS, intervention=TEXT, metric=TEXT, effect=EFFECTS,
@@ -41,7 +43,7 @@ EVIDENCE = st.builds(
     clusters=COUNT, clusters_positive=COUNT, worst_cluster=TEXT, prompts=COUNT, accuracy=MAYBE,
     moved=MAYBE, broken=MAYBE, model=MODELS, controls=st.none() | CONTROLS,
     guards=st.lists(GUARDS, max_size=2).map(tuple), assumptions=TEXTS, prompt_ids=TEXTS,
-    effects=NUMBERS, behaviours=NUMBERS,
+    effects=NUMBERS, behaviours=NUMBERS, ablations=st.lists(ABLATIONS, max_size=2).map(tuple),
 )  # fmt: skip
 SETTINGS = st.dictionaries(TEXT, TEXT | NUMBER | st.none() | st.lists(NUMBER, max_size=2))
 RECORDS = st.builds(

@@ -7,6 +7,7 @@ and raises unless supported) and one that only checks. `terms` holds what is cho
 
 from mechtest.assertions.absence import assert_not_necessary, check_not_necessary
 from mechtest.assertions.asking import Options
+from mechtest.assertions.flip_rate import assert_flip_rate, check_flip_rate
 from mechtest.assertions.identity import assert_identity, check_identity
 from mechtest.assertions.minimality import assert_minimal, check_minimal
 from mechtest.assertions.necessity import assert_necessary, check_necessary
@@ -16,27 +17,32 @@ from mechtest.assertions.specificity import (
     check_beats_random_subspaces,
 )
 from mechtest.assertions.stability import assert_stable_across_seeds, check_stable_across_seeds
+from mechtest.assertions.subspace_match import assert_subspaces_match, check_subspaces_match
 from mechtest.assertions.sufficiency import assert_sufficient, check_sufficient
 from mechtest.assertions.transfer import assert_transfers, check_transfers
 
 __all__ = [
     "Options",
     "assert_beats_random_subspaces",
+    "assert_flip_rate",
     "assert_identity",
     "assert_minimal",
     "assert_necessary",
     "assert_not_necessary",
     "assert_specific_to",
     "assert_stable_across_seeds",
+    "assert_subspaces_match",
     "assert_sufficient",
     "assert_transfers",
     "check_beats_random_subspaces",
+    "check_flip_rate",
     "check_identity",
     "check_minimal",
     "check_necessary",
     "check_not_necessary",
     "check_specific_to",
     "check_stable_across_seeds",
+    "check_subspaces_match",
     "check_sufficient",
     "check_transfers",
 ]

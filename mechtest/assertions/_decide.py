@@ -21,6 +21,7 @@ __all__ = [
     "Decision",
     "EffectFinding",
     "PartFinding",
+    "claimed_side",
     "decide",
     "decide_all",
     "decide_every",
@@ -142,6 +143,8 @@ def decide(
     if controls is not None:
         parts.append((controls.summary.p, "controls"))
     parts += [(guard.p, guard.name) for guard in guards if guard.p is not None]
+    if not parts:  # a part of a larger claim, of which only its guards are asked
+        return Decision(Verdict.SUPPORTED, "guards", "every guard holds")
     p, binding = max(parts)
     return Decision(Verdict.SUPPORTED, binding, f"every part holds: p {p:.3g} <= {level:.3g}")
 
@@ -175,6 +178,20 @@ def _effect_against(effect: EffectFinding) -> str:
         f"the effect {effect.estimate:.3g} is not small: its {confidence} is "
         f"[{_end(effect.wide.low)}, {_end(effect.wide.high)}], the claim {_range(effect)}"
     )
+
+
+def claimed_side(value: float, threshold: float, direction: str, low: float | None = None) -> bool:
+    """Say whether a value lies where a claim says that the effect does.
+
+    Args:
+        value: In the unit of the threshold.
+        threshold: What the effect is held against.
+        direction: `greater` or `less`.
+        low: For "less" with two sides, the lower threshold.
+    """
+    if direction == "greater":
+        return value > threshold
+    return value < threshold and (low is None or value > low)
 
 
 def _end(value: float | None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypedDict
 
+from mechtest.assertions.ablations import sensitivity, with_ablations
 from mechtest.assertions.comparisons import Compared, ContrastTerms, compare
 from mechtest.assertions.conduct import answer
 from mechtest.assertions.outcome import checked
@@ -43,6 +44,10 @@ class Options(TypedDict, total=False):
         illusion: delta of the illusion guard of subspace claims (.2); None leaves it out.
         min_accuracy: Share of clean prompts the model has to answer right (.5).
         level: Level of the claim; by default the running claim's, from the lock.
+        ablations: Instead of `intervention`, several: names (`resample`, `mean`, `zero`) or
+            objects. The first decides; the others are measured on the same prompts and reported,
+            as assumption-sensitive where they land on the other side of the threshold. Means are
+            fitted on the discovery half. For claims of (non-)necessity and sufficiency by `keep`.
     """
 
     intervention: Intervention
@@ -53,6 +58,7 @@ class Options(TypedDict, total=False):
     illusion: float | None
     min_accuracy: float
     level: float | None
+    ablations: Sequence[str | Intervention] | None
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class Asked:
     illusion: float | None = 0.2
     min_accuracy: float = 0.5
     level: float | None = None
+    ablations: Sequence[str | Intervention] | None = None
 
 
 BuildTerms = Callable[[Circuit], Terms]
@@ -101,18 +108,20 @@ def ask(
 
     def check(claim: RunningClaim) -> ClaimRecord:
         study = prepare_study(model, [circuit], prompts, asked.metric)
-        terms = build(circuit)
+        terms = with_ablations(build(circuit), asked, study, planning=claim.planning)
         if claim.planning:
             return planned(kind, study, terms, claim)
         found = answer(study, terms, claim)
         notes = [f"{study.duplicates} repeated prompts were left out"] if study.duplicates else []
+        sensitive = sensitivity(found.evidence)
+        notes += [sensitive] if sensitive else []
         return ClaimRecord(
             id=claim.id,
             statement=claim.statement or f"{kind} of {circuit.name}",
             kind=kind,
             verdict=found.decision.verdict,
             binding=found.decision.binding,
-            reason=found.decision.reason,
+            reason="; ".join(filter(None, (found.decision.reason, sensitive))),
             settle=found.settle,
             level=claim.level,
             seed=claim.seed,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mechtest.assertions._decide import ControlFinding, Decision, EffectFinding, decide
+from mechtest.assertions.ablations import other_ablations
 from mechtest.assertions.assumptions import assumptions_of
 from mechtest.assertions.control_sets import (
     Control,
@@ -36,7 +37,7 @@ from mechtest.assertions.study import Study
 from mechtest.assertions.terms import Terms
 from mechtest.errors import NonFiniteError
 from mechtest.interventions import pool_of_run
-from mechtest.records import Controls, Effect, Evidence, Guard, Verdict
+from mechtest.records import Controls, Effect, Evidence, Guard, OtherAblation, Verdict
 from mechtest.running_claim import RunningClaim
 from mechtest.stats import (
     ControlTest,
@@ -49,7 +50,7 @@ from mechtest.stats import (
     reaches,
 )
 
-__all__ = ["Answer", "Begun", "answer", "begin", "finish"]
+__all__ = ["Answer", "Begun", "answer", "begin", "effect_against_threshold", "finish"]
 
 STILL_REFUTING = 13
 """Third losses later than this refute nothing; a claim that cannot be supported stops there."""
@@ -85,6 +86,7 @@ class Begun:
         guards: What was checked.
         effect: Against its threshold; None where the claim does not ask.
         tested: The test behind it.
+        seed: Root seed of its random draws.
     """
 
     question: Question
@@ -97,6 +99,7 @@ class Begun:
     guards: tuple[Guard, ...]
     effect: EffectFinding | None
     tested: EffectTest | None
+    seed: int
 
     @property
     def contradicted(self) -> bool:
@@ -146,11 +149,11 @@ def begin(study: Study, terms: Terms, claim: RunningClaim, *, label: str = "") -
         guards.append(require_no_cut(question, terms.circuit, seed=seed, claim=key))
     measured = question.measure(claimed)
     guards.append(changed_share(measured, absence=terms.direction == "less"))
-    effect, tested = _effect(study, terms, measured, level, seed, key)
+    effect, tested = effect_against_threshold(study, terms, measured, level, seed, key)
     if effect is None or reaches(effect.p, level):
         guards += _illusions(question, measured, sets, terms, level, seed, key)
     return Begun(
-        question, terms, level, key, label, sets, measured, tuple(guards), effect, tested
+        question, terms, level, key, label, sets, measured, tuple(guards), effect, tested, seed
     )  # fmt: skip
 
 
@@ -177,7 +180,7 @@ def finish(begun: Begun, claim: RunningClaim, *, skip_controls: str = "") -> Ans
     return Answer(_evidence(begun, decision, controls), decision, settle)
 
 
-def _effect(
+def effect_against_threshold(
     study: Study, terms: Terms, measured: Measured, level: float, seed: int, key: str
 ) -> tuple[EffectFinding | None, EffectTest | None]:
     """Return the effect against its threshold, and its test; None where the claim does not ask."""
@@ -327,6 +330,7 @@ def _evidence(begun: Begun, decision: Decision, controls: Controls | None) -> Ev
         intervention=terms.intervention.name if terms.mode != "restore" else "patch",
         metric=study.metric.name,
         effect=with_interval(found.estimate, interval),
+        ablations=_others(begun, found.estimate, interval.confidence),
         verdict=decision.verdict,
         threshold=terms.threshold,
         direction=terms.direction,
@@ -346,4 +350,11 @@ def _evidence(begun: Begun, decision: Decision, controls: Controls | None) -> Ev
         prompt_ids=study.pairs.ids,
         effects=tuple(plain(value) for value in measured.moved_part),
         behaviours=tuple(plain(value) for value in measured.behaviour),
+    )
+
+
+def _others(begun: Begun, primary: float, confidence: float) -> tuple[OtherAblation, ...]:
+    claimed = [begun.terms.circuit] if begun.sets is None else list(begun.sets.claimed)
+    return other_ablations(
+        begun.question, begun.terms, claimed, primary, confidence, seed=begun.seed, claim=begun.key
     )

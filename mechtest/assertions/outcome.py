@@ -167,6 +167,7 @@ def _numbers(record: ClaimRecord) -> list[str]:
             f"{name}effect {item.effect.estimate:.3g}{span}{held}{p}, level {record.level:.3g}; "
             f"{item.clusters} templates, {item.prompts} prompts"
         )
+        lines += [f"{'ablation':<9} {other.detail}" for other in item.ablations]
         if item.controls is not None:
             rank = item.controls
             mean = "-" if rank.null_mean is None else f"{rank.null_mean:.3g}"

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Unpack
 
 from mechtest.assertions import absence, necessity, specificity, sufficiency
 from mechtest.assertions._decide import REFUTATION
+from mechtest.assertions.ablations import with_ablations
 from mechtest.assertions.asking import Asked, Options, cost_of_plan, plan_record
-from mechtest.assertions.conduct import Answer, Begun, begin, finish
+from mechtest.assertions.combining_seeds import SeedAnswer, alike, all_of_them, on_average
+from mechtest.assertions.conduct import Begun, begin, finish
 from mechtest.assertions.outcome import checked, conclude
-from mechtest.assertions.study import prepare_study
+from mechtest.assertions.study import Study, prepare_study
 from mechtest.assertions.terms import Terms
 from mechtest.errors import ClaimInvalid, DuplicateWeightsError, MechtestError
 from mechtest.interventions import Circuit
 from mechtest.models import HookedMamba, ModelSuite
-from mechtest.records import ClaimRecord, Evidence, Guard, Verdict
+from mechtest.records import ClaimRecord
 from mechtest.running_claim import RunningClaim
-from mechtest.stats import (
-    all_seeds,
-    keyed_generator,
-    mean_over_seeds,
-    reaches,
-    require_seeds_for_mean,
-)
+from mechtest.stats import require_seeds_for_mean
 from mechtest.tasks import DiscoveryPairs, PromptPairs
 
-__all__ = ["assert_stable_across_seeds", "check_stable_across_seeds"]
+__all__ = ["Seeds", "assert_stable_across_seeds", "check_stable_across_seeds", "seed_models"]
 
-Mode = Literal["all", "mean"]
+Target = Literal["all", "mean", "stable"]
+TARGETS = ("all", "mean", "stable")
 FindCircuit = Callable[[HookedMamba, DiscoveryPairs], Circuit]
 Seeds = ModelSuite | Mapping[int, HookedMamba] | Iterable[tuple[int, HookedMamba]]
-
-_ORDER = (Verdict.INVALID, Verdict.REFUTED, Verdict.INCONCLUSIVE, Verdict.SUPPORTED)
 
 
 def _terms(
@@ -69,7 +65,8 @@ class _Seeds:
     circuit: Circuit | FindCircuit
     prompts: PromptPairs
     using: Callable[..., ClaimRecord]
-    mode: Mode
+    target: Target
+    margin: float
     asked: Asked
     extra: Mapping[str, Any]
 
@@ -79,6 +76,13 @@ class _Seeds:
             return self.circuit
         return self.circuit(model, self.prompts.discovery)
 
+    def terms(self, circuit: Circuit, study: Study, *, planning: bool = False) -> Terms:
+        """Return the terms of one seed's claim; for `stable` the effect is held against nothing."""
+        terms = _terms(self.using, circuit, self.asked, self.extra)
+        if self.target == "stable":
+            terms = replace(terms, threshold=None)
+        return with_ablations(terms, self.asked, study, planning=planning)
+
 
 def check_stable_across_seeds(
     models: Seeds,
@@ -86,26 +90,31 @@ def check_stable_across_seeds(
     prompts: PromptPairs,
     *,
     using: Callable[..., ClaimRecord] = necessity.assert_necessary,
-    mode: Mode = "all",
+    target: Target = "all",
+    margin: float | None = None,
     threshold: float | None = None,
     sufficiency_mode: Literal["restore", "keep"] = "restore",
     assume_normal_seeds: bool = False,
     **options: Unpack[Options],
 ) -> ClaimRecord:
-    """Check a claim in every training seed.
+    """Check a claim over training seeds.
 
     `all`: the claim is supported in each seed, each at the claim's full level. The record says what
     k of k seeds show about seeds that were not trained (3: more than 37 % of them, 5: 55 %). One
     seed that refutes refutes the claim; the rate of false "refuted" is shared by the seeds.
     `mean`: the effect averaged over seeds is above the threshold, and in every seed the guards hold
     and hardly any control does as much; how big the effect is in one seed decides nothing.
+    `stable`: the next seed's effect will lie within `margin` of the mean over seeds: the prediction
+    interval of confidence 1 - level does. Whether effects are large, or special, is not asked.
+    Three seeds practically never establish it.
 
     Null hypothesis: in some seed the claim is false; for `mean`, the mean over seeds is at most the
-        threshold.
+        threshold; for `stable`, as `mechtest.stats.stable_seeds`.
     Exchange unit: the seed, never the prompt.
     Exactness: `all` is an intersection-union test and needs no correction. `mean` flips the signs
         of seeds, whose smallest p is 2**-seeds: 5 seeds cannot reach .03. With
-        `assume_normal_seeds` a t test over seeds decides instead, and the record says so.
+        `assume_normal_seeds` a t test over seeds decides instead, and the record says so. `stable`
+        assumes normal seeds.
 
     Args:
         models: A `ModelSuite` (its last checkpoint), the fixture `mamba_seeds`, or (seed, model).
@@ -113,7 +122,8 @@ def check_stable_across_seeds(
             that finds each seed's own.
         prompts: A whole collection.
         using: What is claimed of each seed.
-        mode: `all` or `mean`.
+        target: `all`, `mean` or `stable`.
+        margin: For `stable`: how far from the mean the next seed may fall, in shares of behaviour.
         threshold: As for the assertion used; None takes its default.
         sufficiency_mode: Passed on to `assert_sufficient`.
         assume_normal_seeds: See above.
@@ -122,17 +132,15 @@ def check_stable_across_seeds(
     Returns:
         A record with one evidence a seed.
 
-    Sources: Berger 1982 (intersection-union); Clopper & Pearson 1934 (the bound).
+    Sources: Berger 1982 (intersection-union); Clopper & Pearson 1934 (the bound); Hahn & Meeker
+        1991, section 4.7 (the next seed).
     """
     asked = Asked(**options)
     extra = {"threshold": threshold, "sufficiency": sufficiency_mode, "t": assume_normal_seeds}
 
     def check(claim: RunningClaim) -> ClaimRecord:
-        if mode not in ("all", "mean"):
-            raise ClaimInvalid(
-                "unknown mode of stability", given=f"mode={mode!r}", expected="'all' or 'mean'"
-            )
-        found = _Seeds(_members(models), circuit, prompts, using, mode, asked, extra)
+        wide = _require_target(target, margin)
+        found = _Seeds(seed_models(models), circuit, prompts, using, target, wide, asked, extra)
         if claim.planning:
             return _plan(found, claim)
         return _check(found, claim)
@@ -147,7 +155,8 @@ def assert_stable_across_seeds(
     prompts: PromptPairs,
     *,
     using: Callable[..., ClaimRecord] = necessity.assert_necessary,
-    mode: Mode = "all",
+    target: Target = "all",
+    margin: float | None = None,
     threshold: float | None = None,
     sufficiency_mode: Literal["restore", "keep"] = "restore",
     assume_normal_seeds: bool = False,
@@ -164,7 +173,8 @@ def assert_stable_across_seeds(
         circuit,
         prompts,
         using=using,
-        mode=mode,
+        target=target,
+        margin=margin,
         threshold=threshold,
         sufficiency_mode=sufficiency_mode,
         assume_normal_seeds=assume_normal_seeds,
@@ -174,7 +184,36 @@ def assert_stable_across_seeds(
     return conclude(record, name)
 
 
-def _members(models: Seeds) -> tuple[tuple[int, HookedMamba], ...]:
+def _require_target(target: str, margin: float | None) -> float:
+    """Return the margin (0 where none is asked for).
+
+    Raises:
+        ClaimInvalid: An unknown target, or a margin that is missing, not positive or of no use.
+    """
+    if target not in TARGETS:
+        raise ClaimInvalid(
+            "unknown target of stability",
+            given=f"target={target!r}",
+            expected=", ".join(map(repr, TARGETS)),
+        )
+    if (margin is None) == (target == "stable"):
+        raise ClaimInvalid(
+            "a margin belongs to the target 'stable', which needs one",
+            given=f"target={target!r}, margin={margin!r}",
+            expected="target='stable', margin=0.2 (shares of behaviour)",
+        )
+    if margin is not None and not 0 < margin < math.inf:
+        raise ClaimInvalid("a margin is a number above 0", given=f"margin={margin!r}")
+    return margin or 0.0
+
+
+def seed_models(models: Seeds) -> tuple[tuple[int, HookedMamba], ...]:
+    """Return (seed, model) of all seeds.
+
+    Raises:
+        ClaimInvalid: Fewer than two.
+        DuplicateWeightsError: Two hold the same weights.
+    """
     if isinstance(models, ModelSuite):
         found = list(models.load_all())
     elif isinstance(models, Mapping):
@@ -205,12 +244,12 @@ def _plan(asked: _Seeds, claim: RunningClaim) -> ClaimRecord:
     model = asked.models[0][1]
     circuit = asked.circuit_of(model)
     study = prepare_study(model, [circuit], asked.prompts, asked.asked.metric)
-    terms = _terms(asked.using, circuit, asked.asked, asked.extra)
+    terms = asked.terms(circuit, study, planning=True)
     problem, cost = "", None
     try:
         terms.require_attainable(study, claim.level)
         cost = cost_of_plan(terms.cost(study, claim.level, claim.seed), len(asked.models))
-        if asked.mode == "mean":
+        if asked.target == "mean":
             _require_mean(asked, claim.level)
     except MechtestError as error:
         problem = f"{error.what} ({error.given}; expected {error.expected})"
@@ -235,44 +274,50 @@ def _settings(asked: _Seeds, of_one: Mapping[str, Any]) -> dict[str, Any]:
         **of_one,
         "kind": "stability",
         "of": of_one["kind"],
-        "across": asked.mode,
+        "across": asked.target,
         "seeds": [seed for seed, _ in asked.models],
         "assume_normal_seeds": asked.extra["t"],
+        **({"margin": asked.margin} if asked.target == "stable" else {}),
     }
 
 
 def _check(asked: _Seeds, claim: RunningClaim) -> ClaimRecord:
-    if asked.mode == "mean":
+    if asked.target == "mean":
         _require_mean(asked, claim.level)
     begun = [_begin(asked, seed, model, claim) for seed, model in asked.models]
     study = begun[0].question.study
     settings = _settings(asked, begun[0].terms.settings(study))
     prompts = study.tested.digest
     against = [seed for (seed, _), one in zip(asked.models, begun, strict=True) if one.contradicted]
-    skip = ""
-    if against and asked.mode == "all":
+    skip = "how special the circuit is, is not asked" if asked.target == "stable" else ""
+    if against and asked.target == "all":
         names = ", ".join(map(str, against))
         skip = f"controls were not drawn: seed {names} refutes the claim already"
-    answers: list[Answer] = []
-    for one in begun:
-        answers.append(finish(one, claim, skip_controls=skip))
+    answers: list[SeedAnswer] = []
+    for (seed, _), one in zip(asked.models, begun, strict=True):
+        error = one.measured.effect(one.question.study).error
+        answers.append(SeedAnswer(seed, finish(one, claim, skip_controls=skip), error))
         claim.progress(len(answers), len(begun), f"seeds, last: {one.label}")
-    combine = _all if asked.mode == "all" else _mean
-    verdict, binding, reason, settle, evidence, notes = combine(asked, answers, claim)
+    if asked.target == "all":
+        found = all_of_them(answers)
+    elif asked.target == "mean":
+        found = on_average(answers, claim, normal=bool(asked.extra["t"]))
+    else:
+        found = alike(answers, claim, asked.margin)
     return ClaimRecord(
         id=claim.id,
         statement=claim.statement or "the claim holds in every seed",
         kind="stability",
-        verdict=verdict,
-        binding=binding,
-        reason=reason,
-        settle=settle,
+        verdict=found.decision.verdict,
+        binding=found.decision.binding,
+        reason=found.decision.reason,
+        settle=found.settle,
         level=claim.level,
         seed=claim.seed,
         prompts=prompts,
         settings=settings,
-        evidence=evidence,
-        notes=notes,
+        evidence=found.evidence,
+        notes=found.notes,
     )
 
 
@@ -297,75 +342,11 @@ def _begin(asked: _Seeds, seed: int, model: HookedMamba, claim: RunningClaim) ->
     try:
         circuit = asked.circuit_of(model)
         study = prepare_study(model, [circuit], asked.prompts, asked.asked.metric)
-        terms = _terms(asked.using, circuit, asked.asked, asked.extra)
+        terms = asked.terms(circuit, study)
         terms = replace(
-            terms, refutation=REFUTATION / len(asked.models), judged=asked.mode == "all"
+            terms, refutation=REFUTATION / len(asked.models), judged=asked.target == "all"
         )
         return begin(study, terms, claim, label=f"seed {seed}")
     except MechtestError as error:
         error.what = f"seed {seed}: {error.what}"
         raise
-
-
-Combined = tuple[Verdict, str, str, str, tuple[Evidence, ...], tuple[str, ...]]
-
-
-def _all(asked: _Seeds, answers: list[Answer], claim: RunningClaim) -> Combined:
-    del claim
-    verdicts = [found.decision.verdict for found in answers]
-    seeds = all_seeds([verdict is Verdict.SUPPORTED for verdict in verdicts])
-    note = (
-        f"supported in {seeds.supported} of {seeds.seeds} seeds: with {seeds.confidence:.0%} "
-        f"confidence it would be in more than {seeds.share_low:.0%} of seeds trained alike"
-    )
-    worst = min(verdicts, key=_ORDER.index)
-    at = [k for k, verdict in enumerate(verdicts) if verdict is worst]
-    first = answers[at[0]]
-    names = ", ".join(str(asked.models[k][0]) for k in at)
-    if worst is Verdict.SUPPORTED:
-        reason = f"supported in every seed: {note}"
-        binding = "seeds"
-    else:
-        reason = f"{worst} in seed {names}: {first.decision.reason}"
-        binding = f"seed {asked.models[at[0]][0]} {first.decision.binding}"
-    evidence = tuple(found.evidence for found in answers)
-    return worst, binding, reason, first.settle, evidence, (note,)
-
-
-def _mean(asked: _Seeds, answers: list[Answer], claim: RunningClaim) -> Combined:
-    threshold = answers[0].evidence.threshold
-    assert threshold is not None, "asked for before anything was run"
-    found = mean_over_seeds(
-        [item.evidence.effect.estimate for item in answers],
-        threshold,
-        generator=keyed_generator(claim.seed, claim.key, "seeds"),
-    )
-    normal = bool(asked.extra["t"])
-    p = found.p_t if normal and found.p_t is not None else found.p_sign_flip
-    how = f"t over seeds, {found.note}" if normal else "sign flips of seeds"
-    spread = f"mean over {found.seeds} seeds {found.estimate:.3g} (sd {found.deviation:.2g})"
-    settled = reaches(p, claim.level)
-    guard = Guard(
-        "mean over seeds", passed=True if settled else None, detail=f"{spread}, {how}", p=p
-    )
-    evidence = tuple(
-        replace(item.evidence, guards=(*item.evidence.guards, guard)) for item in answers
-    )
-    notes = (f"{spread}; {how}; conditional on the prompts, which all seeds share",)
-    high = found.interval.high
-    if high is not None and high < threshold:
-        reason = f"the {spread} is below {threshold:g}: its 95% interval ends at {high:.3g}"
-        return Verdict.REFUTED, "mean over seeds", reason, "", evidence, notes
-    verdicts = [item.decision.verdict for item in answers]
-    worst = min(verdicts, key=_ORDER.index)
-    if worst is not Verdict.SUPPORTED:  # a guard or the controls of some seed
-        at = verdicts.index(worst)
-        decision, seed = answers[at].decision, asked.models[at][0]
-        binding, reason = f"seed {seed} {decision.binding}", f"seed {seed}: {decision.reason}"
-        return worst, binding, reason, answers[at].settle, evidence, notes
-    if not settled:
-        reason = f"the {spread} is not shown to be above {threshold:g}: p {p:.3g}"
-        settle = "more training seeds: sign flips of k seeds reach 2**-k"
-        return Verdict.INCONCLUSIVE, "mean over seeds", reason, settle, evidence, notes
-    reason = f"the {spread} is above {threshold:g}: p {p:.3g}"
-    return Verdict.SUPPORTED, "mean over seeds", reason, "", evidence, notes

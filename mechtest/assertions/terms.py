@@ -50,6 +50,7 @@ class Terms:
         refutation: Rate of false "refuted".
         judged: Whether the effect is held against `threshold` here; False where it is one of
             several whose mean is.
+        others: Ablations that are measured and reported beside, and decide nothing.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class Terms:
     min_accuracy: float = 0.5
     refutation: float = REFUTATION
     judged: bool = True
+    others: tuple[Intervention, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.intervention, Intervention):
@@ -100,6 +102,7 @@ class Terms:
             "illusion": self.illusion,
             "min_accuracy": self.min_accuracy,
             "prompts": study.tested.digest[:16],
+            **({"others": [one.name for one in self.others]} if self.others else {}),
         }
 
     def require_attainable(self, study: Study, level: float) -> None:
@@ -140,6 +143,8 @@ class Terms:
         """
         question = Question(study, self.mode, self.intervention, self.circuit)
         total = question.cost([[self.circuit]])
+        for other in self.others:
+            total += Question(study, self.mode, other, self.circuit).cost([[self.circuit]])
         if self.controls is None:
             return total
         sets = None  # all subspaces of a site cost the same
@@ -158,7 +163,7 @@ class Terms:
             controls = min(controls, self.max_controls)
         fewest = 0 if self.controls is None else needed_controls(level, losses=self.losses)
         batches = -(-len(study.pairs) // study.runner.batch_size)
-        others = 6 + (2 if self.illusion is not None else 0)
+        others = 6 + (2 if self.illusion is not None else 0) + len(self.others)
         return {
             "settings": self.settings(study),
             "clusters": study.templates,

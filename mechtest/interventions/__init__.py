@@ -8,7 +8,12 @@ from mechtest.interventions.circuit import Circuit
 from mechtest.interventions.claim_runner import runner_for_claim
 from mechtest.interventions.cost import Cost
 from mechtest.interventions.digests import digest_of, digest_of_weights
-from mechtest.interventions.fit import collect_activations, fit_means, fit_spectrum
+from mechtest.interventions.fit import (
+    collect_activations,
+    fit_means,
+    fit_spectrum,
+    read_activations,
+)
 from mechtest.interventions.plan import PlannedEdit, plan_edits
 from mechtest.interventions.run import ENGINES, Engine, InterventionRun, Runner
 from mechtest.interventions.run_pool import pool_of_run
@@ -57,6 +62,7 @@ __all__ = [
     "forget_runs",
     "plan_edits",
     "pool_of_run",
+    "read_activations",
     "runner_for_claim",
     "sweep",
 ]

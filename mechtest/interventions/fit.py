@@ -77,6 +77,20 @@ def collect_activations(
             given="the test half of the prompts",
             expected="prompts.discovery",
         )
+    return read_activations(runner, circuit, run)
+
+
+@torch.no_grad()
+def read_activations(
+    runner: Runner, circuit: Circuit, run: Run = "clean"
+) -> dict[str, torch.Tensor]:
+    """Return what `collect_activations` does, on any half: for tests that fit nothing to them.
+
+    Args:
+        runner: Model and prompts.
+        circuit: Where; its channels and subspace play no part.
+        run: The run to look at.
+    """
     found: dict[str, list[torch.Tensor]] = {}
     plan = plan_edits(runner.model.resolver, circuit, runner.pairs)
     for index, batch in enumerate(runner.pairs.batches(runner.batch_size)):

@@ -27,6 +27,7 @@ LIMIT = 60_000
 _FAILURES = 25_000
 _ASSUMPTIONS = 5_000
 _CAUTIONS = 6_000
+_SENSITIVE = 4_000
 _CUT = 200  # room for the sentences that say what was cut
 
 _SPECIAL = re.compile(r"[\\`*_{}\[\]<>()#+!|~$&@^=:\"']")
@@ -47,6 +48,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     warnings = [f"> :warning: {escaped(text, 2000)}\n>" for text in cautions(report)]
     head += _fitting(warnings, _CAUTIONS, "cautions")
     head += ["", *_problems(report)] if report["summary"]["total"] else []
+    head += _sensitive(report["claims"])
     tail = ["", *_assumptions(report), "", _origin(report), ""]
     room = LIMIT - _size(head) - _size(tail) - _CUT
     return "\n".join([*head, *_table(report["claims"], room), *tail])
@@ -82,6 +84,25 @@ def _problem(row: Row) -> str:
     if row["settle"]:
         text += f" *To settle it:* {escaped(row['settle'], 300)}"
     return f"{text} <code>{escaped(row['replay'] or row['id'], 300)}</code>"
+
+
+def _sensitive(claims: Sequence[Row]) -> list[str]:
+    """Return one line a claim that another ablation speaks against, whatever its verdict."""
+    lines = []
+    for row in claims:
+        against = [
+            other["detail"]
+            for item in row["evidence"]
+            for other in item.get("ablations", ())
+            if other["agrees"] is False
+        ]
+        if against:
+            name = escaped(row["statement"] or row["id"])
+            lines.append(f"- {name}: {escaped('; '.join(against), 300)}")
+    if not lines:
+        return []
+    shown = _fitting(lines, _SENSITIVE, "of these")
+    return ["**Sensitive to the ablation** (only the first named decides)", "", *shown, ""]
 
 
 def _table(claims: Sequence[Row], room: int) -> list[str]:

@@ -79,6 +79,14 @@ from mechtest.stats.proportions import (
     clopper_pearson_interval,
     wilson_interval,
 )
+from mechtest.stats.seed_spread import (
+    ENOUGH_SEEDS,
+    BetweenSeeds,
+    StableSeeds,
+    between_seeds,
+    prediction_interval,
+    stable_seeds,
+)
 from mechtest.stats.sign_flip import (
     EXACT_UP_TO,
     FLIPS,
@@ -101,6 +109,11 @@ from mechtest.stats.stability import (
     needed_seeds,
     require_seeds_for_mean,
 )
+from mechtest.stats.subspace_match import (
+    MatchSide,
+    linear_cka,
+    match_test,
+)
 from mechtest.stats.two_samples import (
     FEWEST_EACH,
     TwoSamples,
@@ -110,6 +123,7 @@ from mechtest.stats.two_samples import (
 )
 
 __all__ = [
+    "ENOUGH_SEEDS",
     "EXACT_UP_TO",
     "FEWEST_EACH",
     "FLIPS",
@@ -118,6 +132,7 @@ __all__ = [
     "AllParts",
     "AllSeeds",
     "Behaviour",
+    "BetweenSeeds",
     "ClaimFamily",
     "ClusterEffect",
     "ClusterPlan",
@@ -130,16 +145,19 @@ __all__ = [
     "Equivalence",
     "Heterogeneity",
     "Interval",
+    "MatchSide",
     "MeanOverSeeds",
     "Part",
     "SignFlip",
     "Spectrum",
+    "StableSeeds",
     "SubspaceControls",
     "SubspaceDraw",
     "TwoSamples",
     "all_parts_test",
     "all_seeds",
     "behaviour_test",
+    "between_seeds",
     "bootstrap_t_p",
     "clopper_pearson_interval",
     "closed_gates",
@@ -157,6 +175,8 @@ __all__ = [
     "holm",
     "inversion_interval",
     "keyed_generator",
+    "linear_cka",
+    "match_test",
     "mean_over_seeds",
     "measure_spectrum",
     "most_controls",
@@ -165,6 +185,7 @@ __all__ = [
     "needed_seeds",
     "plan_clusters",
     "position_strata",
+    "prediction_interval",
     "reaches",
     "require_clusters",
     "require_seeds_for_mean",
@@ -173,6 +194,7 @@ __all__ = [
     "smallest_control_level",
     "smallest_sign_flip_p",
     "spectrum_of_covariance",
+    "stable_seeds",
     "standardised_distance",
     "static_levels",
     "two_sample_test",

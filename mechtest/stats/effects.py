@@ -55,6 +55,15 @@ class ClusterEffect:
         """Number of prompts."""
         return sum(self.counts)
 
+    @property
+    def error(self) -> float | None:
+        """Standard error of the estimate over clusters (delta method); None without an estimate."""
+        if self.estimate is None:
+            return None
+        scores = self.scores(self.estimate)
+        share = float(np.mean(self.denominators))
+        return float(scores.std(ddof=1) / (np.sqrt(len(scores)) * share))
+
     def scores(self, threshold: float) -> Scores:
         """Return r_g = A_g - threshold * B_g, float "cluster".
 

@@ -13,6 +13,7 @@ from mechtest.errors import SampleError, UnattainableLevelError
 from mechtest.stats.intervals import Interval
 from mechtest.stats.levels import ceiling, reaches
 from mechtest.stats.proportions import clopper_pearson_interval
+from mechtest.stats.seed_spread import prediction_interval
 from mechtest.stats.sign_flip import needed_clusters, sign_flip_test
 from mechtest.stats.validation import finite_number, finite_vector, fraction
 
@@ -135,9 +136,10 @@ def mean_over_seeds(
         )
     from scipy.special import stdtr, stdtrit
 
+    prediction = prediction_interval(values, confidence)
+
     error = deviation / math.sqrt(count)
     quantile = float(stdtrit(count - 1, (1 + fraction(confidence, "confidence")) / 2))
-    reach = quantile * deviation * math.sqrt(1 + 1 / count)
     return MeanOverSeeds(
         seeds=count,
         estimate=mean,
@@ -148,7 +150,7 @@ def mean_over_seeds(
         interval=Interval(
             mean - quantile * error, mean + quantile * error, confidence, "t over seeds"
         ),
-        prediction=Interval(mean - reach, mean + reach, confidence, "t prediction of one seed"),
+        prediction=prediction,
         note="the t test assumes that effects of seeds are normally distributed",
     )
 

@@ -226,13 +226,15 @@ def test_seeds_with_equal_weights_are_not_independent(no_runs):
 
 def test_a_mean_needs_as_many_seeds_as_the_level(no_runs):
     seeds = {0: prose(0), 1: prose(1)}
-    invalid("MT603", "2 seeds", of=check_stable_across_seeds, model=seeds, mode="mean", level=0.05)
+    invalid(
+        "MT603", "2 seeds", of=check_stable_across_seeds, model=seeds, target="mean", level=0.05
+    )
 
 
 def test_a_mean_of_absences_is_refused_before_any_run(no_runs):
     seeds = {0: prose(0), 1: prose(1)}
     invalid("MT703", "claimed to be above", of=check_stable_across_seeds, model=seeds,
-            mode="mean", using=assert_not_necessary)  # fmt: skip
+            target="mean", using=assert_not_necessary)  # fmt: skip
 
 
 # --- no behaviour ------------------------------------------------------------------------------
@@ -425,9 +427,9 @@ def test_a_misspelt_option_is_a_type_error():
         check_necessary(prose(), LAYER, prompts(), treshold=0.5)
 
 
-def test_an_unknown_mode_of_stability(no_runs):
+def test_an_unknown_target_of_stability(no_runs):
     seeds = {0: prose(0), 1: prose(1)}
-    invalid("MT703", "unknown mode", of=check_stable_across_seeds, model=seeds, mode="most")
+    invalid("MT703", "unknown target", of=check_stable_across_seeds, model=seeds, target="most")
 
 
 def test_no_assertion_to_make_in_every_seed(no_runs):

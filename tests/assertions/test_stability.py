@@ -66,7 +66,7 @@ def test_the_rate_of_refuting_is_shared_by_the_seeds(monkeypatch):
 
     monkeypatch.setattr(stability, "begin", noted)
     check(seeds(0, 1), Circuit(CARRIES), threshold=0.5)
-    check(seeds(0, 1), Circuit(CARRIES), threshold=0.5, mode="mean", assume_normal_seeds=True)
+    check(seeds(0, 1), Circuit(CARRIES), threshold=0.5, target="mean", assume_normal_seeds=True)
     assert rates == [0.025] * 4
 
 
@@ -145,7 +145,7 @@ def test_a_seed_that_cannot_be_tested_is_named():
 
 
 def test_a_mean_over_seeds_by_sign_flips():
-    found = check(seeds(0, 1, 2), Circuit(CARRIES), mode="mean", threshold=0.5)
+    found = check(seeds(0, 1, 2), Circuit(CARRIES), target="mean", threshold=0.5)
     assert (found.verdict, found.binding) == ("supported", "mean over seeds")
     guard = found.evidence[0].guards[-1]
     assert (guard.name, guard.p) == ("mean over seeds", 0.125)
@@ -156,7 +156,7 @@ def test_a_mean_over_seeds_by_sign_flips():
 
 
 def test_a_mean_over_seeds_that_are_assumed_normal_says_so():
-    found = check(seeds(0, 1), Circuit(CARRIES), mode="mean", threshold=0.5,
+    found = check(seeds(0, 1), Circuit(CARRIES), target="mean", threshold=0.5,
                   assume_normal_seeds=True)  # fmt: skip
     assert found.verdict == "supported", found.reason
     assert "assumes that effects of seeds are normally distributed" in found.notes[0]
@@ -165,7 +165,7 @@ def test_a_mean_over_seeds_that_are_assumed_normal_says_so():
 
 def test_seeds_that_disagree_leave_the_mean_open():
     """Effects of .8 and 0: no mean is shown by two seeds."""
-    found = check(seeds(0, 1), Circuit(IN_LAYER_0), prompts("ioi", templates=8), mode="mean",
+    found = check(seeds(0, 1), Circuit(IN_LAYER_0), prompts("ioi", templates=8), target="mean",
                   threshold=0.1, assume_normal_seeds=True)  # fmt: skip
     assert found.verdict in ("inconclusive", "refuted")
     assert all(item.controls is not None for item in found.evidence)
@@ -173,7 +173,7 @@ def test_seeds_that_disagree_leave_the_mean_open():
 
 def test_a_mean_asks_the_controls_of_every_seed():
     """Also of one whose own effect would have refuted: its controls were not drawn before."""
-    found = check(seeds(0, 1), Circuit(IN_LAYER_0), prompts("ioi", templates=8), mode="mean",
+    found = check(seeds(0, 1), Circuit(IN_LAYER_0), prompts("ioi", templates=8), target="mean",
                   threshold=0.01, assume_normal_seeds=True, level=0.4)  # fmt: skip
     assert found.evidence[1].effect.estimate < 0.01
     assert found.evidence[1].controls is not None
@@ -193,16 +193,83 @@ def test_a_mean_asks_the_guards_of_every_seed(monkeypatch):
         return dataclasses.replace(begun, guards=(*begun.guards, broken))
 
     monkeypatch.setattr(stability, "begin", spoilt)
-    found = check(seeds(0, 1), Circuit(CARRIES), mode="mean", threshold=0.5,
+    found = check(seeds(0, 1), Circuit(CARRIES), target="mean", threshold=0.5,
                   assume_normal_seeds=True)  # fmt: skip
     assert (found.verdict, found.binding) == ("refuted", "seed 1 illusion")
     assert "seed 1: an illusion" in found.reason
 
 
 def test_a_mean_below_the_threshold_is_refuted():
-    found = check(seeds(0, 1, 2), Circuit(IN_LAYER_0), mode="mean", threshold=0.5)
+    found = check(seeds(0, 1, 2), Circuit(IN_LAYER_0), target="mean", threshold=0.5)
     assert (found.verdict, found.binding) == ("refuted", "mean over seeds")
     assert "is below 0.5" in found.reason
+
+
+# --- the next seed -----------------------------------------------------------------------------
+
+
+def alike(numbers, circuit=CARRIES, **options):
+    asking = {"target": "stable", "margin": 0.3, **options}
+    return check(seeds(*numbers), Circuit(circuit), **asking)
+
+
+def test_five_seeds_that_agree_are_stable_within_a_margin():
+    found = alike(range(5))
+    assert (found.verdict, found.binding) == ("supported", "prediction of a seed")
+    assert "the next seed is expected in" in found.reason
+    assert [item.verdict for item in found.evidence] == ["supported"] * 5
+    assert all(item.controls is None and item.threshold is None for item in found.evidence)
+    assert found.p == found.evidence[0].guards[-1].p <= LEVEL
+    assert found.settings["margin"] == 0.3
+    assert found.settings["threshold"] is None
+    assert ClaimRecord.from_json(found.to_json()) == found
+
+
+def test_from_five_seeds_on_the_record_says_how_much_they_differ(everywhere):
+    assert any("I2" in note for note in everywhere.notes)
+    assert not any("I2" in note for note in alike((0, 1, 2)).notes)
+
+
+def test_three_seeds_do_not_settle_it_and_say_what_would():
+    """Effects of .95, 1 and .9 or so, and a margin of a tenth of that."""
+    found = alike((0, 1, 2), margin=0.05, level=0.05)
+    assert (found.verdict, found.binding) == ("inconclusive", "prediction of a seed")
+    assert "seeds" in found.settle
+    assert "not inside" in found.reason
+
+
+def test_seeds_that_keep_it_in_different_layers_are_not_stable():
+    found = alike((0, 1, 2, 3, 4), IN_LAYER_0, margin=0.01, pairs=prompts("ioi", templates=8))
+    assert (found.verdict, found.binding) == ("refuted", "prediction of a seed")
+
+
+def test_a_seed_whose_guards_fail_is_not_alike(monkeypatch):
+    begin = stability.begin
+
+    def spoilt(study, terms, claim, *, label):
+        begun = begin(study, terms, claim, label=label)
+        broken = Guard("illusion", passed=False, detail="an illusion")
+        return dataclasses.replace(begun, guards=(*begun.guards, broken))
+
+    monkeypatch.setattr(stability, "begin", spoilt)
+    found = alike((0, 1))
+    assert (found.verdict, found.binding) == ("refuted", "seed 0 illusion")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"margin": None}, "which needs one"),
+        ({"target": "all"}, "which needs one"),
+        ({"margin": 0.0}, "above 0"),
+        ({"margin": float("nan")}, "above 0"),
+        ({"ablations": ("resample", "zero")}, "hold the effect against a threshold"),
+    ],
+)
+def test_a_margin_that_cannot_be_is_invalid(options, text):
+    found = alike((0, 1), **options)
+    assert found.verdict == "invalid"
+    assert text in found.reason
 
 
 # --- plans -------------------------------------------------------------------------------------
@@ -210,7 +277,7 @@ def test_a_mean_below_the_threshold_is_refuted():
 
 def test_a_plan_counts_all_seeds_and_tells_what_they_cannot_reach():
     with running(RunningClaim(id="t.py::t", planning=True, level=0.05)) as claim:
-        check(seeds(0, 1), Circuit(CARRIES), mode="mean", level=None)
+        check(seeds(0, 1), Circuit(CARRIES), target="mean", level=None)
         check(seeds(0, 1), Circuit(CARRIES), level=None)
     first, second = claim.plans
     assert not first["attainable"]

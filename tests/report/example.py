@@ -3,7 +3,16 @@
 import random
 from dataclasses import asdict
 
-from mechtest.records import Controls, Effect, EffectMap, Evidence, Guard, ModelIdentity, Verdict
+from mechtest.records import (
+    Controls,
+    Effect,
+    EffectMap,
+    Evidence,
+    Guard,
+    ModelIdentity,
+    OtherAblation,
+    Verdict,
+)
 from mechtest.report import build_report
 
 HOSTILE = [
@@ -79,6 +88,14 @@ def evidence(rng, estimate=0.91, half=0.05, verdict="supported", label="", **cha
     return asdict(Evidence(**{**values, **changes}))
 
 
+def other_ablations():
+    low = Effect(0.31, 0.22, 0.4, 0.975, "share of behaviour")
+    return (
+        OtherAblation("zero", low, agrees=False, detail="zero ablation: effect 0.31 [0.22, 0.4]"),
+        OtherAblation("mean", None, agrees=None, detail="mean: it changed no activation"),
+    )
+
+
 def row(name, statement, verdict, parts=(), **changes):
     node = f"claims/test_fact.py::{name}[seed0-step-02500]"
     values = {
@@ -145,7 +162,7 @@ def decided_rows(rng):
             "test_necessary",
             "Layer 0's recurrent state at the last token carries the city",
             "supported",
-            [evidence(rng)],
+            [evidence(rng, ablations=other_ablations())],
             maps=[lens_map(rng)],
             reason="The effect is 0.91, above 0.5, and none of 237 controls did as well.",
         ),
@@ -252,6 +269,7 @@ def hostile_rows(rng):
             worst_cluster=text, prompt_ids=(text,), effects=(1.0,), behaviours=(1.0,),
             effect=Effect(0.9, None, None, 0.9, text, text), assumptions=(text,),
             guards=(Guard(text, passed=False, detail=text),),
+            ablations=(OtherAblation(text, None, agrees=False, detail=text),),
             model=ModelIdentity(text, text, text, text, text),
         )  # fmt: skip
         rows.append(

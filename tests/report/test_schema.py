@@ -37,6 +37,7 @@ def test_reports_obey_the_schema(report):
         ("controls", records.Controls),
         ("guard", records.Guard),
         ("model", records.ModelIdentity),
+        ("ablation", records.OtherAblation),
         ("evidence", records.Evidence),
         ("map", records.EffectMap),
     ],
