@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mechtest.assertions import assert_stable_across_seeds as assert_stable_across_seeds
     from mechtest.assertions import assert_sufficient as assert_sufficient
     from mechtest.assertions import assert_transfers as assert_transfers
+    from mechtest.assertions import best_of as best_of
     from mechtest.assertions import check_beats_random_subspaces as check_beats_random_subspaces
     from mechtest.assertions import check_identity as check_identity
     from mechtest.assertions import check_minimal as check_minimal
@@ -127,6 +128,7 @@ _HOME = {
     "assert_stable_across_seeds": "mechtest.assertions",
     "assert_sufficient": "mechtest.assertions",
     "assert_transfers": "mechtest.assertions",
+    "best_of": "mechtest.assertions",
     "check_beats_random_subspaces": "mechtest.assertions",
     "check_identity": "mechtest.assertions",
     "check_minimal": "mechtest.assertions",

@@ -7,6 +7,7 @@ and raises unless supported) and one that only checks. `terms` holds what is cho
 
 from mechtest.assertions.absence import assert_not_necessary, check_not_necessary
 from mechtest.assertions.asking import Options
+from mechtest.assertions.candidates import Candidates, best_of
 from mechtest.assertions.identity import assert_identity, check_identity
 from mechtest.assertions.minimality import assert_minimal, check_minimal
 from mechtest.assertions.necessity import assert_necessary, check_necessary
@@ -20,6 +21,7 @@ from mechtest.assertions.sufficiency import assert_sufficient, check_sufficient
 from mechtest.assertions.transfer import assert_transfers, check_transfers
 
 __all__ = [
+    "Candidates",
     "Options",
     "assert_beats_random_subspaces",
     "assert_identity",
@@ -30,6 +32,7 @@ __all__ = [
     "assert_stable_across_seeds",
     "assert_sufficient",
     "assert_transfers",
+    "best_of",
     "check_beats_random_subspaces",
     "check_identity",
     "check_minimal",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypedDict
 
+from mechtest.assertions.candidates import Candidates, CandidateTerms, answer_best
 from mechtest.assertions.comparisons import Compared, ContrastTerms, compare
 from mechtest.assertions.conduct import answer
 from mechtest.assertions.outcome import checked
@@ -93,18 +94,24 @@ def ask(
     kind: str,
     build: BuildTerms,
     model: HookedMamba,
-    circuit: Circuit,
+    circuit: Circuit | Candidates,
     prompts: PromptPairs,
     asked: Asked,
 ) -> ClaimRecord:
     """Check one claim in one model; every way in which it cannot be tested makes it invalid."""
 
     def check(claim: RunningClaim) -> ClaimRecord:
-        study = prepare_study(model, [circuit], prompts, asked.metric)
-        terms = build(circuit)
+        circuits = circuit.circuits if isinstance(circuit, Candidates) else (circuit,)
+        study = prepare_study(model, circuits, prompts, asked.metric)
+        each = tuple(build(one) for one in circuits)
+        terms = CandidateTerms(circuit, each) if isinstance(circuit, Candidates) else each[0]
         if claim.planning:
             return planned(kind, study, terms, claim)
-        found = answer(study, terms, claim)
+        others: tuple[Evidence, ...] = ()
+        if isinstance(terms, CandidateTerms):
+            found, others = answer_best(study, terms, claim)
+        else:
+            found = answer(study, terms, claim)
         notes = [f"{study.duplicates} repeated prompts were left out"] if study.duplicates else []
         return ClaimRecord(
             id=claim.id,
@@ -118,7 +125,7 @@ def ask(
             seed=claim.seed,
             prompts=study.tested.digest,
             settings=terms.settings(study),
-            evidence=(found.evidence,),
+            evidence=(found.evidence, *others),
             notes=tuple(notes),
         )
 

@@ -10,8 +10,15 @@ from mechtest.stats.all_parts import (
     Part,
     all_parts_test,
 )
+from mechtest.stats.best_of import (
+    BestOf,
+    best_of_test,
+)
 from mechtest.stats.bootstrap_t import (
     bootstrap_t_p,
+)
+from mechtest.stats.candidate_controls import (
+    CandidateControls,
 )
 from mechtest.stats.component_controls import (
     ComponentControls,
@@ -118,6 +125,8 @@ __all__ = [
     "AllParts",
     "AllSeeds",
     "Behaviour",
+    "BestOf",
+    "CandidateControls",
     "ClaimFamily",
     "ClusterEffect",
     "ClusterPlan",
@@ -140,6 +149,7 @@ __all__ = [
     "all_parts_test",
     "all_seeds",
     "behaviour_test",
+    "best_of_test",
     "bootstrap_t_p",
     "clopper_pearson_interval",
     "closed_gates",
