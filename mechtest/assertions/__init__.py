@@ -11,6 +11,12 @@ from mechtest.assertions.candidates import Candidates, best_of
 from mechtest.assertions.identity import assert_identity, check_identity
 from mechtest.assertions.minimality import assert_minimal, check_minimal
 from mechtest.assertions.necessity import assert_necessary, check_necessary
+from mechtest.assertions.ranking import (
+    assert_monotone,
+    assert_ranked,
+    check_monotone,
+    check_ranked,
+)
 from mechtest.assertions.selectivity import assert_specific_to, check_specific_to
 from mechtest.assertions.specificity import (
     assert_beats_random_subspaces,
@@ -26,8 +32,10 @@ __all__ = [
     "assert_beats_random_subspaces",
     "assert_identity",
     "assert_minimal",
+    "assert_monotone",
     "assert_necessary",
     "assert_not_necessary",
+    "assert_ranked",
     "assert_specific_to",
     "assert_stable_across_seeds",
     "assert_sufficient",
@@ -36,8 +44,10 @@ __all__ = [
     "check_beats_random_subspaces",
     "check_identity",
     "check_minimal",
+    "check_monotone",
     "check_necessary",
     "check_not_necessary",
+    "check_ranked",
     "check_specific_to",
     "check_stable_across_seeds",
     "check_sufficient",
