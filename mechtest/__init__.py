@@ -14,19 +14,24 @@ if TYPE_CHECKING:
     from mechtest.assertions import assert_flip_rate as assert_flip_rate
     from mechtest.assertions import assert_identity as assert_identity
     from mechtest.assertions import assert_minimal as assert_minimal
+    from mechtest.assertions import assert_monotone as assert_monotone
     from mechtest.assertions import assert_necessary as assert_necessary
     from mechtest.assertions import assert_not_necessary as assert_not_necessary
+    from mechtest.assertions import assert_ranked as assert_ranked
     from mechtest.assertions import assert_specific_to as assert_specific_to
     from mechtest.assertions import assert_stable_across_seeds as assert_stable_across_seeds
     from mechtest.assertions import assert_subspaces_match as assert_subspaces_match
     from mechtest.assertions import assert_sufficient as assert_sufficient
     from mechtest.assertions import assert_transfers as assert_transfers
+    from mechtest.assertions import best_of as best_of
     from mechtest.assertions import check_beats_random_subspaces as check_beats_random_subspaces
     from mechtest.assertions import check_flip_rate as check_flip_rate
     from mechtest.assertions import check_identity as check_identity
     from mechtest.assertions import check_minimal as check_minimal
+    from mechtest.assertions import check_monotone as check_monotone
     from mechtest.assertions import check_necessary as check_necessary
     from mechtest.assertions import check_not_necessary as check_not_necessary
+    from mechtest.assertions import check_ranked as check_ranked
     from mechtest.assertions import check_specific_to as check_specific_to
     from mechtest.assertions import check_stable_across_seeds as check_stable_across_seeds
     from mechtest.assertions import check_subspaces_match as check_subspaces_match
@@ -126,19 +131,24 @@ _HOME = {
     "assert_flip_rate": "mechtest.assertions",
     "assert_identity": "mechtest.assertions",
     "assert_minimal": "mechtest.assertions",
+    "assert_monotone": "mechtest.assertions",
     "assert_necessary": "mechtest.assertions",
     "assert_not_necessary": "mechtest.assertions",
+    "assert_ranked": "mechtest.assertions",
     "assert_specific_to": "mechtest.assertions",
     "assert_stable_across_seeds": "mechtest.assertions",
     "assert_subspaces_match": "mechtest.assertions",
     "assert_sufficient": "mechtest.assertions",
     "assert_transfers": "mechtest.assertions",
+    "best_of": "mechtest.assertions",
     "check_beats_random_subspaces": "mechtest.assertions",
     "check_flip_rate": "mechtest.assertions",
     "check_identity": "mechtest.assertions",
     "check_minimal": "mechtest.assertions",
+    "check_monotone": "mechtest.assertions",
     "check_necessary": "mechtest.assertions",
     "check_not_necessary": "mechtest.assertions",
+    "check_ranked": "mechtest.assertions",
     "check_specific_to": "mechtest.assertions",
     "check_stable_across_seeds": "mechtest.assertions",
     "check_subspaces_match": "mechtest.assertions",

@@ -7,10 +7,17 @@ and raises unless supported) and one that only checks. `terms` holds what is cho
 
 from mechtest.assertions.absence import assert_not_necessary, check_not_necessary
 from mechtest.assertions.asking import Options
+from mechtest.assertions.candidates import Candidates, best_of
 from mechtest.assertions.flip_rate import assert_flip_rate, check_flip_rate
 from mechtest.assertions.identity import assert_identity, check_identity
 from mechtest.assertions.minimality import assert_minimal, check_minimal
 from mechtest.assertions.necessity import assert_necessary, check_necessary
+from mechtest.assertions.ranking import (
+    assert_monotone,
+    assert_ranked,
+    check_monotone,
+    check_ranked,
+)
 from mechtest.assertions.selectivity import assert_specific_to, check_specific_to
 from mechtest.assertions.specificity import (
     assert_beats_random_subspaces,
@@ -22,24 +29,30 @@ from mechtest.assertions.sufficiency import assert_sufficient, check_sufficient
 from mechtest.assertions.transfer import assert_transfers, check_transfers
 
 __all__ = [
+    "Candidates",
     "Options",
     "assert_beats_random_subspaces",
     "assert_flip_rate",
     "assert_identity",
     "assert_minimal",
+    "assert_monotone",
     "assert_necessary",
     "assert_not_necessary",
+    "assert_ranked",
     "assert_specific_to",
     "assert_stable_across_seeds",
     "assert_subspaces_match",
     "assert_sufficient",
     "assert_transfers",
+    "best_of",
     "check_beats_random_subspaces",
     "check_flip_rate",
     "check_identity",
     "check_minimal",
+    "check_monotone",
     "check_necessary",
     "check_not_necessary",
+    "check_ranked",
     "check_specific_to",
     "check_stable_across_seeds",
     "check_subspaces_match",

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypedDict
 
 from mechtest.assertions.ablations import sensitivity, with_ablations
+from mechtest.assertions.candidates import Candidates, CandidateTerms, answer_best
 from mechtest.assertions.comparisons import Compared, ContrastTerms, compare
 from mechtest.assertions.conduct import answer
 from mechtest.assertions.outcome import checked
 from mechtest.assertions.study import Study, prepare_study
 from mechtest.assertions.terms import Terms
-from mechtest.errors import MechtestError
+from mechtest.errors import ClaimInvalid, MechtestError
 from mechtest.interventions import Circuit, Cost, Intervention, ResampleAblation
 from mechtest.models import HookedMamba
 from mechtest.records import ClaimRecord, Evidence, Verdict
@@ -100,18 +101,32 @@ def ask(
     kind: str,
     build: BuildTerms,
     model: HookedMamba,
-    circuit: Circuit,
+    circuit: Circuit | Candidates,
     prompts: PromptPairs,
     asked: Asked,
 ) -> ClaimRecord:
     """Check one claim in one model; every way in which it cannot be tested makes it invalid."""
 
     def check(claim: RunningClaim) -> ClaimRecord:
-        study = prepare_study(model, [circuit], prompts, asked.metric)
-        terms = with_ablations(build(circuit), asked, study, planning=claim.planning)
+        circuits = circuit.circuits if isinstance(circuit, Candidates) else (circuit,)
+        if isinstance(circuit, Candidates) and asked.ablations is not None:
+            raise ClaimInvalid(
+                "the best of several circuits is judged under one ablation",
+                given="best_of(...) and ablations=",
+                expected="intervention=, or one circuit",
+            )
+        study = prepare_study(model, circuits, prompts, asked.metric)
+        each = tuple(
+            with_ablations(build(one), asked, study, planning=claim.planning) for one in circuits
+        )
+        terms = CandidateTerms(circuit, each) if isinstance(circuit, Candidates) else each[0]
         if claim.planning:
             return planned(kind, study, terms, claim)
-        found = answer(study, terms, claim)
+        others: tuple[Evidence, ...] = ()
+        if isinstance(terms, CandidateTerms):
+            found, others = answer_best(study, terms, claim)
+        else:
+            found = answer(study, terms, claim)
         notes = [f"{study.duplicates} repeated prompts were left out"] if study.duplicates else []
         sensitive = sensitivity(found.evidence)
         notes += [sensitive] if sensitive else []
@@ -127,7 +142,7 @@ def ask(
             seed=claim.seed,
             prompts=study.tested.digest,
             settings=terms.settings(study),
-            evidence=(found.evidence,),
+            evidence=(found.evidence, *others),
             notes=tuple(notes),
         )
 

@@ -206,12 +206,15 @@ def compare(study: Study, terms: ContrastTerms, claim: RunningClaim) -> Compared
 def _require_changes(
     study: Study, terms: ContrastTerms, moved: Sequence[Values], behaviour: Values
 ) -> None:
-    """Raise where two edits differ by nothing: an effect of zero is then none of the model's.
+    """Raise where an edit, or what two differ by, changes nothing: its zero is no finding.
 
     Raises:
         NothingChangedError: Names the place where nothing changes.
     """
     least = UNCHANGED * float(np.abs(behaviour).max())
+    for circuits, values in zip(terms.edits, moved, strict=True):
+        if float(np.abs(values).max()) <= least:
+            study.runner.run(circuits, terms.intervention)
     for contrast in terms.contrasts:
         if float(np.abs(moved[contrast.more] - moved[contrast.less]).max()) <= least:
             for circuit in contrast.between:

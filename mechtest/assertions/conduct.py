@@ -281,16 +281,25 @@ def _measured_parts(
 ) -> list[np.ndarray]:
     """Return what each control of a block moves."""
     try:
-        moved = question.moved_parts([control.circuits for control in controls])
+        moved = question.moved_parts([one for control in controls for one in control.sets])
     except NonFiniteError:
         for number, control in zip(numbers, controls, strict=True):
             try:
-                question.moved_parts([control.circuits])
+                question.moved_parts(list(control.sets))
             except NonFiniteError as error:
                 error.what = f"control {number}: {error.what}"
                 raise
         raise
-    return [np.asarray(values) for values in moved]
+    values = iter(moved)
+    of_each = [[np.asarray(next(values)) for _ in control.sets] for control in controls]
+    return [found[0] if len(found) == 1 else _largest(question, found) for found in of_each]
+
+
+def _largest(question: Question, moved: Sequence[np.ndarray]) -> np.ndarray:
+    """Return what moved most, over templates."""
+    labels, behaviour = question.study.labels, question.behaviour()
+    shares = [cluster_effect(one, behaviour, labels).estimate or 0.0 for one in moved]
+    return moved[int(np.argmax(shares))]
 
 
 def _method(begun: Begun) -> str:

@@ -8,7 +8,7 @@ from all layers: a two-layer model has too few whole sites to rank one among the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, repeat
@@ -30,7 +30,9 @@ __all__ = [
     "Control",
     "ControlSets",
     "channel_sets",
+    "channels_claimed",
     "choose_controls",
+    "circuits_of_channels",
     "control_blocks",
     "control_kind",
 ]
@@ -49,10 +51,17 @@ class Control:
     Attributes:
         circuits: What is edited at once.
         statistic: What is ranked, given the control's effect.
+        others: Further sets of circuits; the one of the largest effect is the control.
     """
 
     circuits: Sequence[Circuit]
     statistic: Callable[[float], float]
+    others: tuple[Sequence[Circuit], ...] = ()
+
+    @property
+    def sets(self) -> tuple[Sequence[Circuit], ...]:
+        """All that is measured for it, each on its own."""
+        return (self.circuits, *self.others)
 
 
 class ControlSets(Protocol):
@@ -154,15 +163,20 @@ class ChannelSets:
 
     def draw(self, number: int) -> Control:
         """Return as many channels of the same hooks, from any layer."""
-        chosen: dict[str, list[int]] = {}
-        for member in self.controls.draw(number).members:
-            site, _, channel = member.rpartition("#")
-            chosen.setdefault(site, []).append(int(channel))
-        circuits = [
-            Circuit(site, channels=None if len(channels) == self.sizes[site] else channels)
-            for site, channels in chosen.items()
-        ]
-        return Control(circuits, lambda effect: effect)
+        members = self.controls.draw(number).members
+        return Control(circuits_of_channels(members, self.sizes), lambda effect: effect)
+
+
+def circuits_of_channels(members: Sequence[str], sizes: Mapping[str, int]) -> list[Circuit]:
+    """Return what is edited at once when these channels are, `site#channel` each."""
+    chosen: dict[str, list[int]] = {}
+    for member in members:
+        site, _, channel = member.rpartition("#")
+        chosen.setdefault(site, []).append(int(channel))
+    return [
+        Circuit(site, channels=None if len(channels) == sizes[site] else channels)
+        for site, channels in chosen.items()
+    ]
 
 
 def control_kind(circuit: Circuit, asked: str | None) -> str:
@@ -226,6 +240,26 @@ def choose_controls(
 
 def channel_sets(model: HookedMamba, circuit: Circuit, seed: int, level: float) -> ChannelSets:
     """Return the family of channel sets of a circuit; see the module's text."""
+    claimed, strata, sizes = channels_claimed(model, circuit)
+    try:
+        kinds = sorted({f"{site.hook}@{site.position}" for site in circuit.sites})
+        stream = f"controls of {len(claimed)} channels of {', '.join(kinds)}"
+        controls = ComponentControls(tuple(claimed), strata, seed, stream)
+    except ControlsError as error:
+        raise ControlsError(
+            f"{circuit.name} is all there is of its kind at its positions, in all layers",
+            given=error.given,
+            expected="a circuit that leaves channels or layers of the same hooks unclaimed",
+            next_step="claim fewer layers or channels, or a subspace of one site",
+        ) from error
+    controls.require_level(level)
+    return ChannelSets(circuit, controls, sizes)
+
+
+def channels_claimed(
+    model: HookedMamba, circuit: Circuit
+) -> tuple[list[str], dict[str, str], dict[str, int]]:
+    """Return a circuit's channels, the stratum of every channel like them, and sizes of sites."""
     strata: dict[str, str] = {}
     sizes: dict[str, int] = {}
     claimed: list[str] = []
@@ -240,16 +274,4 @@ def channel_sets(model: HookedMamba, circuit: Circuit, seed: int, level: float) 
         own = Site(site.hook, layer, site.position)
         channels = circuit.channels or range(sizes[str(own)])
         claimed += [f"{own}#{channel}" for channel in channels]
-    try:
-        kinds = sorted({f"{site.hook}@{site.position}" for site in circuit.sites})
-        stream = f"controls of {len(claimed)} channels of {', '.join(kinds)}"
-        controls = ComponentControls(tuple(claimed), strata, seed, stream)
-    except ControlsError as error:
-        raise ControlsError(
-            f"{circuit.name} is all there is of its kind at its positions, in all layers",
-            given=error.given,
-            expected="a circuit that leaves channels or layers of the same hooks unclaimed",
-            next_step="claim fewer layers or channels, or a subspace of one site",
-        ) from error
-    controls.require_level(level)
-    return ChannelSets(circuit, controls, sizes)
+    return claimed, strata, sizes

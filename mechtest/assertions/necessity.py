@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Unpack
 
 from mechtest.assertions.asking import Asked, Options, ask
+from mechtest.assertions.candidates import Candidates
 from mechtest.assertions.control_sets import control_kind
 from mechtest.assertions.outcome import conclude
 from mechtest.assertions.terms import Terms
@@ -34,7 +35,7 @@ def necessity_terms(circuit: Circuit, threshold: float, asked: Asked) -> Terms:
 
 def check_necessary(
     model: HookedMamba,
-    circuit: Circuit,
+    circuit: Circuit | Candidates,
     prompts: PromptPairs,
     *,
     threshold: float = 0.5,
@@ -52,7 +53,7 @@ def check_necessary(
 
     Args:
         model: The model.
-        circuit: Ablated, by default with what the twin prompt says there.
+        circuit: Ablated, by default with what the twin prompt says there; or `best_of` several.
         prompts: A whole collection; its test half is used, and controls of subspaces are drawn in
             coordinates of its discovery half.
         threshold: theta0, the smallest share of interest.
@@ -78,7 +79,7 @@ def check_necessary(
 
 def assert_necessary(
     model: HookedMamba,
-    circuit: Circuit,
+    circuit: Circuit | Candidates,
     prompts: PromptPairs,
     *,
     threshold: float = 0.5,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, Unpack
 
 from mechtest.assertions.asking import Asked, Options, ask
+from mechtest.assertions.candidates import Candidates
 from mechtest.assertions.control_sets import control_kind
 from mechtest.assertions.outcome import conclude
 from mechtest.assertions.terms import Terms
@@ -46,7 +47,7 @@ def sufficiency_terms(
 
 def check_sufficient(
     model: HookedMamba,
-    circuit: Circuit,
+    circuit: Circuit | Candidates,
     prompts: PromptPairs,
     *,
     threshold: float = 0.8,
@@ -65,7 +66,7 @@ def check_sufficient(
 
     Args:
         model: The model.
-        circuit: The circuit.
+        circuit: The circuit; for `restore` also `best_of` several.
         prompts: As for `check_necessary`.
         threshold: theta0, the smallest share of interest.
         mode: `restore` or `keep`.
@@ -91,7 +92,7 @@ def check_sufficient(
 
 def assert_sufficient(
     model: HookedMamba,
-    circuit: Circuit,
+    circuit: Circuit | Candidates,
     prompts: PromptPairs,
     *,
     threshold: float = 0.8,

@@ -10,8 +10,15 @@ from mechtest.stats.all_parts import (
     Part,
     all_parts_test,
 )
+from mechtest.stats.best_of import (
+    BestOf,
+    best_of_test,
+)
 from mechtest.stats.bootstrap_t import (
     bootstrap_t_p,
+)
+from mechtest.stats.candidate_controls import (
+    CandidateControls,
 )
 from mechtest.stats.component_controls import (
     ComponentControls,
@@ -132,7 +139,9 @@ __all__ = [
     "AllParts",
     "AllSeeds",
     "Behaviour",
+    "BestOf",
     "BetweenSeeds",
+    "CandidateControls",
     "ClaimFamily",
     "ClusterEffect",
     "ClusterPlan",
@@ -157,6 +166,7 @@ __all__ = [
     "all_parts_test",
     "all_seeds",
     "behaviour_test",
+    "best_of_test",
     "between_seeds",
     "bootstrap_t_p",
     "clopper_pearson_interval",

@@ -77,8 +77,7 @@ def test_selective_says_when_the_other_task_loses_more():
 
 def test_equal_shares_are_not_selective():
     found = specific(SECOND, "fact_city", prompts("fact_material"), selective=True)
-    assert found.verdict in ("inconclusive", "refuted")
-    assert found.binding == "off-target selective"
+    assert (found.verdict, found.binding) == ("inconclusive", "off-target selective")
 
 
 @pytest.mark.parametrize(
