@@ -108,6 +108,10 @@ from mechtest.stats.subspace_match import (
     linear_cka,
     match_test,
 )
+from mechtest.stats.twin_count import (
+    TwinCount,
+    count_twins,
+)
 
 __all__ = [
     "ENOUGH_SEEDS",
@@ -137,6 +141,7 @@ __all__ = [
     "StableSeeds",
     "SubspaceControls",
     "SubspaceDraw",
+    "TwinCount",
     "all_seeds",
     "behaviour_test",
     "between_seeds",
@@ -146,6 +151,7 @@ __all__ = [
     "cluster_effect",
     "clusters_for_power",
     "control_power",
+    "count_twins",
     "derived_seed",
     "effect_test",
     "effect_test_power",

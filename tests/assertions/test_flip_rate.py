@@ -68,7 +68,7 @@ def test_prompts_have_a_wilson_interval_that_decides_nothing(true):
 
 
 def test_a_circuit_that_flips_nothing_is_refuted():
-    with pytest.raises(ClaimRefuted, match="flip rate of .* is refuted") as raised:
+    with pytest.raises(ClaimRefuted, match=r"flip rate of .* is refuted") as raised:
         assert_flip_rate(prose(), Circuit(INERT), prompts(), at_least=0.5, level=LEVEL)
     record = raised.value.record
     assert record.binding == "effect"
