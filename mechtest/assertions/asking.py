@@ -86,6 +86,7 @@ def ask(
             return planned(kind, study, terms, claim)
         found = answer(study, terms, claim)
         notes = [f"{study.duplicates} repeated prompts were left out"] if study.duplicates else []
+        notes += found.notes
         sensitive = sensitivity(found.evidence)
         notes += [sensitive] if sensitive else []
         return ClaimRecord(

@@ -247,6 +247,7 @@ def _facts(
         "engine": claim.engines,
         "kernels": claim.kernels,
         "threads": effective_threads(),
+        "ledger": [list(pair) for pair in dict.fromkeys(claim.ledger)],
     }
 
 

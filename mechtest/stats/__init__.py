@@ -61,6 +61,9 @@ from mechtest.stats.multiplicity import (
     holm,
     static_levels,
 )
+from mechtest.stats.optimism import (
+    optimism_interval,
+)
 from mechtest.stats.power import (
     ClusterPlan,
     clusters_for_power,
@@ -169,6 +172,7 @@ __all__ = [
     "needed_clusters",
     "needed_controls",
     "needed_seeds",
+    "optimism_interval",
     "plan_clusters",
     "position_strata",
     "prediction_interval",
