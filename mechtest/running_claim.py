@@ -81,6 +81,7 @@ class RunningClaim:
         maps: Tables attached to it.
         on_event: Told of progress; the plugin writes it to a journal.
         tallies: What the executors made for it have done.
+        ledger: (digest of a test half, digest of a circuit tested on it), as they come.
     """
 
     id: str = ""
@@ -98,6 +99,7 @@ class RunningClaim:
     maps: list[EffectMap] = field(default_factory=list)
     on_event: Event = _nobody
     tallies: list[Tally] = field(default_factory=list)
+    ledger: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def forward_passes(self) -> int:

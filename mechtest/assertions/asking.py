@@ -128,6 +128,7 @@ def ask(
         else:
             found = answer(study, terms, claim)
         notes = [f"{study.duplicates} repeated prompts were left out"] if study.duplicates else []
+        notes += found.notes
         sensitive = sensitivity(found.evidence)
         notes += [sensitive] if sensitive else []
         return ClaimRecord(

@@ -7,7 +7,7 @@ architecture does not force the answer; then the effect, then its rank among con
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from mechtest.assertions.guards import (
     visible_part,
     whole_component,
 )
+from mechtest.assertions.optimism import optimism_note
 from mechtest.assertions.pool import pool_key
 from mechtest.assertions.question import Measured, Question
 from mechtest.assertions.rounding import plain, with_interval
@@ -36,7 +37,7 @@ from mechtest.assertions.settling import what_would_settle
 from mechtest.assertions.study import Study
 from mechtest.assertions.terms import Terms
 from mechtest.errors import NonFiniteError
-from mechtest.interventions import pool_of_run
+from mechtest.interventions import Circuit, pool_of_run
 from mechtest.records import Controls, Effect, Evidence, Guard, OtherAblation, Verdict
 from mechtest.running_claim import RunningClaim
 from mechtest.stats import (
@@ -64,11 +65,13 @@ class Answer:
         evidence: The numbers.
         decision: What they come to.
         settle: What would settle it, where it is inconclusive.
+        notes: Sentences that belong beside the numbers.
     """
 
     evidence: Evidence
     decision: Decision
     settle: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +105,11 @@ class Begun:
     seed: int
 
     @property
+    def claimed(self) -> list[Circuit]:
+        """What is edited at once for the claim."""
+        return [self.terms.circuit] if self.sets is None else list(self.sets.claimed)
+
+    @property
     def contradicted(self) -> bool:
         """Whether the effect or a guard refutes the claim already."""
         failed = any(guard.passed is False for guard in self.guards)
@@ -119,7 +127,10 @@ def answer(study: Study, terms: Terms, claim: RunningClaim) -> Answer:
     Raises:
         MechtestError: The claim cannot be tested as stated.
     """
-    return finish(begin(study, terms, claim), claim)
+    begun = begin(study, terms, claim)
+    found = finish(begun, claim)
+    note = optimism_note(study, terms, begun.claimed, begun.measured.effect(study))
+    return replace(found, notes=(note,)) if note else found
 
 
 def begin(study: Study, terms: Terms, claim: RunningClaim, *, label: str = "") -> Begun:
@@ -363,7 +374,12 @@ def _evidence(begun: Begun, decision: Decision, controls: Controls | None) -> Ev
 
 
 def _others(begun: Begun, primary: float, confidence: float) -> tuple[OtherAblation, ...]:
-    claimed = [begun.terms.circuit] if begun.sets is None else list(begun.sets.claimed)
     return other_ablations(
-        begun.question, begun.terms, claimed, primary, confidence, seed=begun.seed, claim=begun.key
+        begun.question,
+        begun.terms,
+        begun.claimed,
+        primary,
+        confidence,
+        seed=begun.seed,
+        claim=begun.key,
     )

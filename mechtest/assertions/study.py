@@ -14,9 +14,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechtest.errors import ClaimInvalid, MechtestError, MetricError, NonFiniteError
-from mechtest.interventions import Circuit, Intervention, Run, Runner, plan_edits, runner_for_claim
+from mechtest.interventions import (
+    Circuit,
+    Intervention,
+    Run,
+    Runner,
+    digest_of,
+    plan_edits,
+    runner_for_claim,
+)
 from mechtest.models import HookedMamba
 from mechtest.records import ModelIdentity
+from mechtest.running_claim import current_claim
 from mechtest.tasks import (
     METRICS,
     AnswerIds,
@@ -204,6 +213,7 @@ def prepare_study(
         _refuse_circular(circuit, tested)
         for part in circuit.parts:  # a layer or hook the model lacks is told before any run
             model.resolver.site(str(part))
+    _note_in_ledger(circuits, tested)
     unique = tested.deduplicated()
     study = Study(model, unique, looked_at, chosen, len(tested) - len(unique))
     for circuit in circuits:
@@ -211,6 +221,17 @@ def prepare_study(
         if circuit.fitted_on is not None and circuit.fitted_on & study.pairs.fingerprints:
             raise _circular(circuit, "prompts, token by token,")
     return study
+
+
+def _note_in_ledger(circuits: Sequence[Circuit], tested: ConfirmationPairs) -> None:
+    """Tell the running claim which circuits are tested on which prompts."""
+    claim = current_claim()
+    if claim is None or claim.planning:
+        return
+    for circuit in circuits:
+        basis = None if circuit.subspace is None else circuit.subspace.basis
+        parts = [[str(site) for site in circuit.sites], circuit.channels, basis]
+        claim.ledger.append((tested.digest, digest_of(parts)))
 
 
 def _require_model(model: object) -> None:

@@ -163,7 +163,8 @@ class Terms:
             controls = min(controls, self.max_controls)
         fewest = 0 if self.controls is None else needed_controls(level, losses=self.losses)
         batches = -(-len(study.pairs) // study.runner.batch_size)
-        others = 6 + (2 if self.illusion is not None else 0) + len(self.others)
+        found = 0 if self.circuit.fitted_on is None else 4  # on the half it was found on
+        others = 6 + found + (2 if self.illusion is not None else 0) + len(self.others)
         return {
             "settings": self.settings(study),
             "clusters": study.templates,

@@ -9,7 +9,7 @@ import pytest
 
 from mechtest.errors import MechtestError
 from mechtest.plugin.accounting import missing_evidence, not_checked
-from mechtest.plugin.gathering import Gathered, gather, report_parts
+from mechtest.plugin.gathering import Gathered, circuits_tested, gather, report_parts
 from mechtest.plugin.lock import (
     Lock,
     LockedClaim,
@@ -95,6 +95,12 @@ def _say(session: ClaimSession, gathered: Gathered) -> None:
         say(f"{_relock(session)} and commit the diff of {_lock_name(session)}")
     if session.lock_path is None and session.problem is None:
         say(f"no claims.lock: exploratory; to register these claims, {_relock(session)}")
+    counts = circuits_tested(gathered.facts.values())
+    if counts:
+        say(
+            "different circuits tested on one test half: at most "
+            f"{max(counts.values())} (of {len(counts)} halves); each look at a half spends it"
+        )
     for verdict, text in (
         ("crashed", "ended with its worker"),
         ("interrupted", "was cut off"),

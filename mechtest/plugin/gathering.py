@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -170,11 +170,21 @@ def report_parts(session: ClaimSession, gathered: Gathered) -> dict[str, Any]:
             "git": git_state(session.rootdir),
             "seed": 0 if session.problem is not None else session.seed,
             "prompts": _prompts(gathered),
+            "circuits": circuits_tested(gathered.facts.values()),
         },
         "run": _run(session, gathered),
         "assumptions": list(ASSUMPTIONS),
         "collection_errors": session.collection_errors,
     }
+
+
+def circuits_tested(facts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return how many different circuits were tested on each test half, by its digest."""
+    found: dict[str, set[str]] = {}
+    for one in facts:
+        for half, circuit in one.get("ledger", ()):
+            found.setdefault(str(half)[:16], set()).add(str(circuit))
+    return {half: len(circuits) for half, circuits in sorted(found.items())}
 
 
 def _prompts(gathered: Gathered) -> dict[str, str]:

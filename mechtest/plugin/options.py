@@ -28,6 +28,7 @@ _INI = {
     "seed": ("string", "Root seed of all random draws (default: from the lock, else 0)."),
     "alpha": ("string", "Error rate shared by all claims (default: from the lock, else 0.05)."),
     "inconclusive": ("string", "What an inconclusive claim does: fail, xfail or skip."),
+    "twins": ("string", "Untrained twins that each supported claim is checked in (default: 0)."),
     "require_all": ("bool", "Fail when registered claims were not checked (default: in CI)."),
 }
 
@@ -129,6 +130,13 @@ def _add_modes(add: Callable[..., None]) -> None:
         help="What an inconclusive claim does to its test. Default: fail.",
     )
     add(
+        "--mechtest-twins",
+        type=int,
+        metavar="N",
+        help="Check every supported claim again in N untrained twins of its model, discovery in "
+        "the test included. A claim that they support as well is invalid. Default: 0.",
+    )
+    add(
         "--mechtest-require-all",
         action="store_true",
         default=False,
@@ -156,6 +164,7 @@ class Options:
         inconclusive: `fail`, `xfail` or `skip`.
         require_all: Whether every registered claim has to be checked.
         ci: Whether this is a CI machine.
+        twins: Untrained twins that each supported claim is checked in.
     """
 
     models: tuple[str, ...] = ()
@@ -172,6 +181,7 @@ class Options:
     inconclusive: str = "fail"
     require_all: bool = False
     ci: bool = False
+    twins: int = 0
 
     @property
     def planning(self) -> bool:
@@ -224,7 +234,15 @@ def read_options(config: pytest.Config, environment: dict[str, str]) -> Options:
         or bool(config.getini("mechtest_require_all"))
         or ci,
         ci=ci,
+        twins=_twins(text("twins")),
     )
+
+
+def _twins(text: str) -> int:
+    twins = _number("twins", text, int)
+    if twins is not None and twins < 0:
+        raise pytest.UsageError(f"--mechtest-twins is a whole number of at least 0, not {twins}")
+    return int(twins or 0)
 
 
 def _engine(name: str) -> str:

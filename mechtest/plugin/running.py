@@ -17,6 +17,7 @@ from mechtest.plugin.plan import PlannedClaim
 from mechtest.plugin.session import ClaimSession
 from mechtest.plugin.shown import shorten, user_properties
 from mechtest.plugin.threads import effective_threads
+from mechtest.plugin.twins import with_twins
 from mechtest.plugin.verdicts import (
     Judgement,
     all_records,
@@ -34,6 +35,7 @@ __all__ = ["RUNNING", "attach_facts", "call_claim", "refuse_problem", "run_claim
 RUNNING = pytest.StashKey[RunningClaim]()
 JUDGEMENT = pytest.StashKey[Judgement]()
 PROMPTS = pytest.StashKey[dict[str, str]]()
+TWINS = pytest.StashKey[str]()
 FACTS = pytest.StashKey[Mapping[str, Any]]()
 
 PROGRESS_SECONDS = 0.2
@@ -136,7 +138,8 @@ def call_claim(
         raise
     if session.options.planning:
         return result
-    changed = ending(_judged(item, None), planned.expect, session.options.inconclusive)
+    judgement = _with_twins(item, planned, _judged(item, None), session.options.twins)
+    changed = ending(judgement, planned.expect, session.options.inconclusive)
     if changed is not None:
         raise changed
     return result
@@ -149,6 +152,15 @@ def _judged(item: pytest.Item, error: BaseException | None) -> Judgement:
     judgement = judge(claim.records, error)
     item.stash[JUDGEMENT] = judgement
     return judgement
+
+
+def _with_twins(
+    item: pytest.Item, planned: PlannedClaim, judgement: Judgement, twins: int
+) -> Judgement:
+    outcome = with_twins(item, planned, item.stash[RUNNING], judgement, twins)
+    item.stash[JUDGEMENT] = outcome.judgement
+    item.stash[TWINS] = outcome.note
+    return outcome.judgement
 
 
 def attach_facts(
@@ -204,6 +216,7 @@ def _facts(
     records = all_records(claim, error)
     settings = [plain(record.settings) for record in records]
     notes = [str(note) for record in records for note in record.notes]
+    notes += filter(None, [item.stash.get(TWINS, "")])
     prompts = item.stash.get(PROMPTS, {})
     registered, why = _registration(session, planned, settings, prompts)
     models = [item.model for record in records for item in record.evidence]
@@ -234,6 +247,7 @@ def _facts(
         "engine": claim.engines,
         "kernels": claim.kernels,
         "threads": effective_threads(),
+        "ledger": [list(pair) for pair in dict.fromkeys(claim.ledger)],
     }
 
 

@@ -164,5 +164,7 @@ def _origin(report: Mapping[str, Any]) -> str:
         f"source {budget['source']}",
         f"seed {provenance.get('seed', NOTHING)}",
     ]
+    tested = provenance.get("circuits", {}).values()
+    parts += [f"at most {max(tested)} different circuits on one test half"] if tested else []
     parts += [f"commit {commit[:12]}"] if commit else []
     return f"<sub>{escaped(', '.join(parts), 400)}</sub>"

@@ -225,7 +225,9 @@ def _provenance(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     rows += [(f"version of {name}", str(v)) for name, v in provenance.get("versions", {}).items()]
     prompts = _pairs(provenance.get("prompts", {}))
-    return rows + [(f"prompts {name}", digest) for name, digest in prompts]
+    rows += [(f"prompts {name}", digest) for name, digest in prompts]
+    tested = provenance.get("circuits", {}).items()
+    return rows + [(f"different circuits tested on half {half}", str(n)) for half, n in tested]
 
 
 def _passes(run: Mapping[str, Any]) -> str:

@@ -74,6 +74,9 @@ from mechtest.stats.multiplicity import (
     holm,
     static_levels,
 )
+from mechtest.stats.optimism import (
+    optimism_interval,
+)
 from mechtest.stats.power import (
     ClusterPlan,
     clusters_for_power,
@@ -121,6 +124,10 @@ from mechtest.stats.subspace_match import (
     linear_cka,
     match_test,
 )
+from mechtest.stats.twin_count import (
+    TwinCount,
+    count_twins,
+)
 from mechtest.stats.two_samples import (
     FEWEST_EACH,
     TwoSamples,
@@ -162,6 +169,7 @@ __all__ = [
     "StableSeeds",
     "SubspaceControls",
     "SubspaceDraw",
+    "TwinCount",
     "TwoSamples",
     "all_parts_test",
     "all_seeds",
@@ -175,6 +183,7 @@ __all__ = [
     "cluster_shares",
     "clusters_for_power",
     "control_power",
+    "count_twins",
     "derived_seed",
     "effect_p_value",
     "effect_test",
@@ -193,6 +202,7 @@ __all__ = [
     "needed_clusters",
     "needed_controls",
     "needed_seeds",
+    "optimism_interval",
     "plan_clusters",
     "position_strata",
     "prediction_interval",

@@ -313,6 +313,7 @@ def report_of(rows, **changes):
             "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": True},
             "seed": 0,
             "prompts": {"fixtures/prompts/fact_city.jsonl": "12" * 32},
+            "circuits": {"34" * 8: 4},
         },
         "run": {
             "started": "2026-01-02T03:04:05+00:00",
