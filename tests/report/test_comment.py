@@ -109,3 +109,11 @@ def test_realistic_claims_are_not_cut():
 
 def test_no_claims():
     assert "No claims were checked" in markdown(report_of([]))
+
+
+def test_ablations_that_disagree_have_one_line_a_claim():
+    text = markdown(example_report())
+    assert text.count("**Sensitive to the ablation**") == 1
+    line = next(line for line in text.splitlines() if "zero ablation" in line)
+    assert "carries the city" in line
+    assert "it changed no activation" not in text

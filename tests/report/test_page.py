@@ -159,3 +159,9 @@ def test_a_report_that_was_read_from_a_file_may_hold_half_characters():
 
 def test_the_same_report_gives_the_same_page():
     assert html(example_report()) == html(example_report())
+
+
+def test_other_ablations_stand_below_the_numbers_they_are_compared_with():
+    page = html(example_report())
+    assert "<b>ablation: zero</b> zero ablation: effect 0.31" in page
+    assert "<b>ablation: mean</b> mean: it changed no activation" in page
