@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,7 +82,13 @@ class RunPool:
 
 
 def _size(directory: Path) -> int:
-    return sum(entry.stat().st_size for entry in os.scandir(directory))
+    """Return the bytes in a directory; files that others move away meanwhile count as none."""
+    total = 0
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                total += entry.stat().st_size
+    return total
 
 
 _POOLS: dict[str, RunPool] = {}

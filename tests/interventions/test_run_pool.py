@@ -1,5 +1,8 @@
 """What was measured comes back as it was, or not at all."""
 
+import os
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 
@@ -41,6 +44,24 @@ def test_a_directory_that_cannot_be_written_is_no_error(tmp_path):
     pool = RunPool(tmp_path / "gone")
     pool.put("key", np.zeros((1, 1)))
     assert pool.get("key", (1, 1)) is not None, "this process still has it"
+
+
+def test_a_file_that_another_worker_moves_away_meanwhile_is_no_error(tmp_path, monkeypatch):
+    """Listing a directory and asking for sizes are two steps."""
+    (tmp_path / "other.part").write_bytes(b"half")
+    scan = os.scandir
+
+    @contextmanager
+    def moved(directory):
+        with scan(directory) as entries:
+            found = list(entries)
+        (tmp_path / "other.part").unlink(missing_ok=True)
+        yield iter(found)
+
+    monkeypatch.setattr(os, "scandir", moved)
+    RunPool(tmp_path).put("key", np.zeros((1, 1)))
+    monkeypatch.undo()
+    assert RunPool(tmp_path).get("key", (1, 1)) is not None
 
 
 def test_an_array_of_another_type_counts_as_none(tmp_path):
