@@ -12,6 +12,7 @@ from mechtest._lazy import lazy_names
 if TYPE_CHECKING:
     from mechtest.assertions import assert_beats_random_subspaces as assert_beats_random_subspaces
     from mechtest.assertions import assert_identity as assert_identity
+    from mechtest.assertions import assert_member_of_every as assert_member_of_every
     from mechtest.assertions import assert_minimal as assert_minimal
     from mechtest.assertions import assert_monotone as assert_monotone
     from mechtest.assertions import assert_necessary as assert_necessary
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mechtest.assertions import best_of as best_of
     from mechtest.assertions import check_beats_random_subspaces as check_beats_random_subspaces
     from mechtest.assertions import check_identity as check_identity
+    from mechtest.assertions import check_member_of_every as check_member_of_every
     from mechtest.assertions import check_minimal as check_minimal
     from mechtest.assertions import check_monotone as check_monotone
     from mechtest.assertions import check_necessary as check_necessary
@@ -125,6 +127,7 @@ _HOME = {
     "accuracy": "mechtest.tasks",
     "assert_beats_random_subspaces": "mechtest.assertions",
     "assert_identity": "mechtest.assertions",
+    "assert_member_of_every": "mechtest.assertions",
     "assert_minimal": "mechtest.assertions",
     "assert_monotone": "mechtest.assertions",
     "assert_necessary": "mechtest.assertions",
@@ -137,6 +140,7 @@ _HOME = {
     "best_of": "mechtest.assertions",
     "check_beats_random_subspaces": "mechtest.assertions",
     "check_identity": "mechtest.assertions",
+    "check_member_of_every": "mechtest.assertions",
     "check_minimal": "mechtest.assertions",
     "check_monotone": "mechtest.assertions",
     "check_necessary": "mechtest.assertions",

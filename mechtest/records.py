@@ -134,7 +134,7 @@ class Evidence:
 
     Attributes:
         kind: `necessity`, `sufficiency`, `specificity`, `absence`, `minimality`, `transfer`,
-            `selectivity`, `ranking`, `profile` or `identity`.
+            `selectivity`, `ranking`, `profile`, `membership` or `identity`.
         label: Which part of the claim this is, for example `seed 3`; empty where there is one.
         circuit: Site names, or the name of what an identity compares.
         intervention: For example `resample`.
@@ -224,7 +224,7 @@ class ClaimRecord:
         id: The test that made the claim; empty outside a test.
         statement: The claim as a sentence.
         kind: `necessity`, `sufficiency`, `specificity`, `absence`, `minimality`, `transfer`,
-            `selectivity`, `ranking`, `profile`, `stability` or `identity`.
+            `selectivity`, `ranking`, `profile`, `membership`, `stability` or `identity`.
         verdict: What it came to.
         binding: What decided: `effect`, `controls`, a guard's name, or the code of an error.
         reason: One sentence that a reader can act on.

@@ -9,6 +9,7 @@ from mechtest.assertions.absence import assert_not_necessary, check_not_necessar
 from mechtest.assertions.asking import Options
 from mechtest.assertions.candidates import Candidates, best_of
 from mechtest.assertions.identity import assert_identity, check_identity
+from mechtest.assertions.membership import assert_member_of_every, check_member_of_every
 from mechtest.assertions.minimality import assert_minimal, check_minimal
 from mechtest.assertions.necessity import assert_necessary, check_necessary
 from mechtest.assertions.ranking import (
@@ -31,6 +32,7 @@ __all__ = [
     "Options",
     "assert_beats_random_subspaces",
     "assert_identity",
+    "assert_member_of_every",
     "assert_minimal",
     "assert_monotone",
     "assert_necessary",
@@ -43,6 +45,7 @@ __all__ = [
     "best_of",
     "check_beats_random_subspaces",
     "check_identity",
+    "check_member_of_every",
     "check_minimal",
     "check_monotone",
     "check_necessary",
