@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mechtest.assertions import assert_beats_random_subspaces as assert_beats_random_subspaces
     from mechtest.assertions import assert_flip_rate as assert_flip_rate
     from mechtest.assertions import assert_identity as assert_identity
+    from mechtest.assertions import assert_member_of_every as assert_member_of_every
     from mechtest.assertions import assert_minimal as assert_minimal
     from mechtest.assertions import assert_monotone as assert_monotone
     from mechtest.assertions import assert_necessary as assert_necessary
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mechtest.assertions import check_beats_random_subspaces as check_beats_random_subspaces
     from mechtest.assertions import check_flip_rate as check_flip_rate
     from mechtest.assertions import check_identity as check_identity
+    from mechtest.assertions import check_member_of_every as check_member_of_every
     from mechtest.assertions import check_minimal as check_minimal
     from mechtest.assertions import check_monotone as check_monotone
     from mechtest.assertions import check_necessary as check_necessary
@@ -130,6 +132,7 @@ _HOME = {
     "assert_beats_random_subspaces": "mechtest.assertions",
     "assert_flip_rate": "mechtest.assertions",
     "assert_identity": "mechtest.assertions",
+    "assert_member_of_every": "mechtest.assertions",
     "assert_minimal": "mechtest.assertions",
     "assert_monotone": "mechtest.assertions",
     "assert_necessary": "mechtest.assertions",
@@ -144,6 +147,7 @@ _HOME = {
     "check_beats_random_subspaces": "mechtest.assertions",
     "check_flip_rate": "mechtest.assertions",
     "check_identity": "mechtest.assertions",
+    "check_member_of_every": "mechtest.assertions",
     "check_minimal": "mechtest.assertions",
     "check_monotone": "mechtest.assertions",
     "check_necessary": "mechtest.assertions",

@@ -156,7 +156,8 @@ class Evidence:
 
     Attributes:
         kind: `necessity`, `sufficiency`, `specificity`, `absence`, `minimality`, `transfer`,
-            `selectivity`, `ranking`, `profile`, `subspace match`, `flip rate` or `identity`.
+            `selectivity`, `ranking`, `profile`, `membership`, `subspace match`, `flip rate` or
+            `identity`.
         label: Which part of the claim this is, for example `seed 3`; empty where there is one.
         circuit: Site names, or the name of what an identity compares.
         intervention: For example `resample`.

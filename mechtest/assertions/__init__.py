@@ -10,6 +10,7 @@ from mechtest.assertions.asking import Options
 from mechtest.assertions.candidates import Candidates, best_of
 from mechtest.assertions.flip_rate import assert_flip_rate, check_flip_rate
 from mechtest.assertions.identity import assert_identity, check_identity
+from mechtest.assertions.membership import assert_member_of_every, check_member_of_every
 from mechtest.assertions.minimality import assert_minimal, check_minimal
 from mechtest.assertions.necessity import assert_necessary, check_necessary
 from mechtest.assertions.ranking import (
@@ -34,6 +35,7 @@ __all__ = [
     "assert_beats_random_subspaces",
     "assert_flip_rate",
     "assert_identity",
+    "assert_member_of_every",
     "assert_minimal",
     "assert_monotone",
     "assert_necessary",
@@ -48,6 +50,7 @@ __all__ = [
     "check_beats_random_subspaces",
     "check_flip_rate",
     "check_identity",
+    "check_member_of_every",
     "check_minimal",
     "check_monotone",
     "check_necessary",

@@ -59,6 +59,11 @@ from mechtest.stats.keys import (
 from mechtest.stats.levels import (
     reaches,
 )
+from mechtest.stats.membership import (
+    Membership,
+    membership_test,
+    require_sets,
+)
 from mechtest.stats.monte_carlo import (
     LOSSES,
     ControlSummary,
@@ -163,6 +168,7 @@ __all__ = [
     "Interval",
     "MatchSide",
     "MeanOverSeeds",
+    "Membership",
     "Part",
     "SignFlip",
     "Spectrum",
@@ -198,6 +204,7 @@ __all__ = [
     "match_test",
     "mean_over_seeds",
     "measure_spectrum",
+    "membership_test",
     "most_controls",
     "needed_clusters",
     "needed_controls",
@@ -209,6 +216,7 @@ __all__ = [
     "reaches",
     "require_clusters",
     "require_seeds_for_mean",
+    "require_sets",
     "require_two_samples",
     "sign_flip_test",
     "smallest_control_level",

@@ -3,7 +3,6 @@
 import pytest
 
 from mechtest.assertions import assert_sufficient, assert_transfers, check_transfers
-from mechtest.discovery import find_channels
 from mechtest.errors import ClaimInvalid, ClaimRefuted
 from mechtest.interventions import Circuit, Runner
 from mechtest.records import ClaimRecord
@@ -92,9 +91,9 @@ def test_a_circuit_found_on_the_targets_test_half_is_circular():
     other = prompts("fact_material")
     halves = other.split()
     swapped = of_rows([*halves[1].rows])  # its discovery half holds templates of the test half
-    found = find_channels(prose(), CARRIES, other.discovery, count=4)
-    assert transfers(other, circuit=found).verdict != "invalid"
-    cheated = Circuit(CARRIES, channels=found.channels, fitted_on=swapped.fingerprints)
+    honest = Circuit(CARRIES, channels=range(4), fitted_on=other.discovery.fingerprints)
+    assert transfers(other, circuit=honest).verdict != "invalid"
+    cheated = Circuit(CARRIES, channels=range(4), fitted_on=swapped.fingerprints)
     record = transfers(other, circuit=cheated)
     assert (record.verdict, record.binding) == ("invalid", "MT703")
     assert "circular" in record.reason

@@ -16,7 +16,7 @@ from mechtest.running_claim import RunningClaim
 from mechtest.tasks import PromptPairs
 from tests.assertions.zoo import of_rows, prose
 
-CLAIMS, LEVEL, SITES, CHANNELS = 40, 0.2, 3, 6
+CLAIMS, LEVEL, SITES, CHANNELS = 20, 0.2, 3, 6
 
 
 @pytest.fixture(autouse=True)
