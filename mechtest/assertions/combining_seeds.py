@@ -132,7 +132,7 @@ def on_average(answers: Sequence[SeedAnswer], claim: RunningClaim, *, normal: bo
 
 
 def alike(answers: Sequence[SeedAnswer], claim: RunningClaim, margin: float) -> Combined:
-    """Combine seeds whose effects have to be alike: the next one within a margin of their mean.
+    """Combine seeds whose effects have to be alike: 95 % of seeds within a margin of their mean.
 
     Args:
         answers: Of at least two seeds; their controls, if any, were not drawn.
@@ -143,7 +143,7 @@ def alike(answers: Sequence[SeedAnswer], claim: RunningClaim, margin: float) -> 
     settled = reaches(found.p, claim.level)
     detail = _alike(found, settled=settled)
     passed = False if found.contradicted else (True if settled else None)
-    guard = Guard("prediction of a seed", passed=passed, detail=detail, p=found.p)
+    guard = Guard("spread of seeds", passed=passed, detail=detail, p=found.p)
     broken = [one for one in answers if _unfit(one)]
     if broken:
         decision, settle = _of_seed(broken[0]), broken[0].answer.settle
@@ -167,10 +167,11 @@ def _alike(found: StableSeeds, *, settled: bool) -> str:
     interval = found.prediction
     if interval.low is None or interval.high is None:
         return f"mean effect {mean}: {interval.reason}"
-    inside = "inside" if settled else "not inside"
+    shown = "shown" if settled else "not shown"
     text = (
         f"mean effect {mean}: the next seed is expected in [{interval.low:.3g}, "
-        f"{interval.high:.3g}] ({interval.confidence:.3g}), {inside} a margin of {found.margin:g}"
+        f"{interval.high:.3g}] ({interval.confidence:.3g}); 95 % of seeds are {shown} to lie "
+        f"within {found.margin:g} of the mean"
     )
     if found.contradicted:
         text += f"; seeds differ by an sd of at least {found.deviation_low:.2g}"

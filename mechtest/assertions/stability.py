@@ -104,9 +104,9 @@ def check_stable_across_seeds(
     seed that refutes refutes the claim; the rate of false "refuted" is shared by the seeds.
     `mean`: the effect averaged over seeds is above the threshold, and in every seed the guards hold
     and hardly any control does as much; how big the effect is in one seed decides nothing.
-    `stable`: the next seed's effect will lie within `margin` of the mean over seeds: the prediction
-    interval of confidence 1 - level does. Whether effects are large, or special, is not asked.
-    Three seeds practically never establish it.
+    `stable`: 95 % of seeds lie within `margin` of the mean over those seen, shown by a tolerance
+    interval of confidence 1 - level. Whether effects are large, or special, is not asked. Three
+    seeds practically never establish it.
 
     Null hypothesis: in some seed the claim is false; for `mean`, the mean over seeds is at most the
         threshold; for `stable`, as `mechtest.stats.stable_seeds`.

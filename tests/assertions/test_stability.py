@@ -215,7 +215,7 @@ def alike(numbers, circuit=CARRIES, **options):
 
 def test_five_seeds_that_agree_are_stable_within_a_margin():
     found = alike(range(5))
-    assert (found.verdict, found.binding) == ("supported", "prediction of a seed")
+    assert (found.verdict, found.binding) == ("supported", "spread of seeds")
     assert "the next seed is expected in" in found.reason
     assert [item.verdict for item in found.evidence] == ["supported"] * 5
     assert all(item.controls is None and item.threshold is None for item in found.evidence)
@@ -233,14 +233,14 @@ def test_from_five_seeds_on_the_record_says_how_much_they_differ(everywhere):
 def test_three_seeds_do_not_settle_it_and_say_what_would():
     """Effects of .95, 1 and .9 or so, and a margin of a tenth of that."""
     found = alike((0, 1, 2), margin=0.05, level=0.05)
-    assert (found.verdict, found.binding) == ("inconclusive", "prediction of a seed")
+    assert (found.verdict, found.binding) == ("inconclusive", "spread of seeds")
     assert "seeds" in found.settle
-    assert "not inside" in found.reason
+    assert "not shown to lie within 0.05" in found.reason
 
 
 def test_seeds_that_keep_it_in_different_layers_are_not_stable():
     found = alike((0, 1, 2, 3, 4), IN_LAYER_0, margin=0.01, pairs=prompts("ioi", templates=8))
-    assert (found.verdict, found.binding) == ("refuted", "prediction of a seed")
+    assert (found.verdict, found.binding) == ("refuted", "spread of seeds")
 
 
 def test_a_seed_whose_guards_fail_is_not_alike(monkeypatch):

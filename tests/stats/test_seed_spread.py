@@ -39,11 +39,17 @@ def test_it_covers_the_next_seed(k):
     assert low <= inside <= high
 
 
-def test_p_is_where_the_interval_touches_the_margin():
+def factor(k, confidence, share=0.95):
+    """Howe's factor: how many standard deviations hold a share of seeds, with confidence."""
+    chi = scipy_stats.chi2.ppf(1 - confidence, k - 1)
+    return scipy_stats.norm.ppf((1 + share) / 2) * np.sqrt((k - 1) * (1 + 1 / k) / chi)
+
+
+def test_p_is_where_the_tolerance_interval_touches_the_margin():
     found = stable_seeds(EFFECTS, 0.4)
-    touching = prediction_interval(EFFECTS, 1 - found.p)
-    assert touching.high - found.estimate == pytest.approx(0.4)
+    assert factor(len(EFFECTS), 1 - found.p) * found.deviation == pytest.approx(0.4)
     assert found.prediction == prediction_interval(EFFECTS, 0.95)
+    assert factor(10, 0.95) == pytest.approx(3.379, rel=0.02), "published table: 10, .95, .95"
 
 
 def test_three_seeds_hardly_ever_establish_stability_and_say_how_many_would():
@@ -56,8 +62,7 @@ def test_three_seeds_hardly_ever_establish_stability_and_say_how_many_would():
     open_ = next(one for one in found if one.p > 0.05 and one.needed)
     assert open_.needed > 3
     k = open_.needed
-    reach = scipy_stats.t.ppf(0.975, k - 1) * open_.deviation * np.sqrt(1 + 1 / k)
-    assert reach <= 0.5
+    assert factor(k, 0.95) * open_.deviation <= 0.5 < factor(k - 1, 0.95) * open_.deviation
 
 
 def test_a_spread_that_no_number_of_seeds_brings_inside():
@@ -66,18 +71,23 @@ def test_a_spread_that_no_number_of_seeds_brings_inside():
     assert found.p > 0.05
 
 
-@pytest.mark.parametrize(("k", "called_stable"), [(3, 0.144), (5, 0.202), (10, 0.275)])
-def test_rates_at_the_margin_are_the_documented_ones(k, called_stable):
-    """5 % of seeds outside: refuted in 5 % of samples; called stable as often as it says."""
+@pytest.mark.parametrize("k", [3, 5, 10, 30])
+def test_rates_at_the_margin(k):
+    """5 % of seeds outside the margin around the truth: either error in at most 5 % of samples.
+
+    A prediction interval, asked to lie within the margin, errs three to six times as often.
+    """
     rng = np.random.default_rng(2)
     margin = scipy_stats.norm.ppf(0.975)
     found = [stable_seeds(rng.standard_normal(k), margin) for _ in range(2000)]
     refuted = sum(one.contradicted for one in found)
     low, high = scipy_stats.binom.interval(0.999, 2000, 0.05)
     assert low <= refuted <= high
-    rate = np.mean([one.p <= 0.05 for one in found])
-    assert rate == pytest.approx(called_stable, abs=0.035)
-    print(f"\nstable at the margin, {k} seeds: {rate:.3f} called stable, {refuted / 2000:.3f} not")
+    stable = sum(one.p <= 0.05 for one in found)
+    assert stable <= high
+    narrow = [one.prediction.high - one.estimate <= margin for one in found]
+    assert np.mean(narrow) > 0.1
+    print(f"\nat the margin, {k} seeds: {stable / 2000:.3f} stable, {refuted / 2000:.3f} not")
 
 
 def test_equal_seeds_show_no_stability():
