@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mechtest.assertions._decide import claimed_side
 from mechtest.assertions.complement import universe_of
 from mechtest.assertions.question import Question
+from mechtest.assertions.rounding import with_interval
 from mechtest.assertions.study import Study
 from mechtest.assertions.terms import Terms
 from mechtest.errors import ClaimInvalid, NothingChangedError, closest_names
@@ -24,7 +25,7 @@ from mechtest.interventions import (
     ZeroAblation,
     fit_means,
 )
-from mechtest.records import Effect, Evidence, OtherAblation
+from mechtest.records import Evidence, OtherAblation
 from mechtest.stats import Interval, inversion_interval, keyed_generator
 
 if TYPE_CHECKING:
@@ -160,14 +161,7 @@ def _compared(
 ) -> OtherAblation:
     """Say on which side of the threshold another ablation lands."""
     low, high = interval.low, interval.high
-    effect = Effect(
-        estimate=_plain(estimate),
-        low=None if low is None else _plain(low),
-        high=None if high is None else _plain(high),
-        confidence=_plain(interval.confidence),
-        unit="share of behaviour",
-        reason=interval.reason,
-    )
+    effect = with_interval(estimate, interval)
     expected = _claimed(primary, terms)
     span = "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
     text = f"{name} ablation: effect {estimate:.3g}{span}"
@@ -196,7 +190,3 @@ def sensitivity(evidence: Evidence) -> str:
     if not against:
         return ""
     return "assumption-sensitive: " + "; ".join(one.detail for one in against)
-
-
-def _plain(value: float) -> float:
-    return float(f"{float(value):.7g}")

@@ -15,6 +15,7 @@ from mechtest.assertions.control_sets import COMPONENTS, control_kind
 from mechtest.assertions.guards import BEHAVIOUR_LEVEL, require_behaviour
 from mechtest.assertions.outcome import checked, conclude
 from mechtest.assertions.question import Question
+from mechtest.assertions.rounding import plain
 from mechtest.assertions.stability import Seeds, seed_models
 from mechtest.assertions.study import Study, prepare_study
 from mechtest.errors import ClaimInvalid, MechtestError
@@ -225,7 +226,7 @@ def _way(
         intervention="none",
         metric="linear CKA",
         effect=Effect(
-            _plain(summary.observed), None, None, 0.95, "linear CKA",
+            plain(summary.observed), None, None, 0.95, "linear CKA",
             "a rank among controls, conditional on these prompts and models",
         ),
         verdict=decision.verdict,
@@ -237,7 +238,7 @@ def _way(
         clusters_positive=study.templates,
         worst_cluster="",
         prompts=len(study.pairs),
-        accuracy=_plain(study.share(study.runner.logits("clean"), "accuracy")),
+        accuracy=plain(study.share(study.runner.logits("clean"), "accuracy")),
         moved=None,
         broken=None,
         model=study.identity,
@@ -260,11 +261,11 @@ def _controls(finding: ControlFinding) -> Controls:
         at_least_as_extreme=found.at_least_as_extreme,
         p=found.p,
         stopped=found.stop,
-        observed=_plain(found.observed),
-        null_mean=None if found.null_mean is None else _plain(found.null_mean),
-        exceedance_low=_plain(finding.exceedance_low),
+        observed=plain(found.observed),
+        null_mean=None if found.null_mean is None else plain(found.null_mean),
+        exceedance_low=plain(finding.exceedance_low),
         weak=finding.weak,
-        values=tuple(_plain(value) for value in found.values),
+        values=tuple(plain(value) for value in found.values),
     )
 
 
@@ -314,8 +315,3 @@ def _plan(asked: _Asked, claim: RunningClaim) -> ClaimRecord:
         }
     )
     return plan_record(KIND, claim, study.tested.digest, settings)
-
-
-def _plain(value: float) -> float:
-    """Return a float of seven digits: what float32 can tell, and short in a file."""
-    return float(f"{float(value):.7g}")
