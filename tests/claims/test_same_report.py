@@ -74,7 +74,7 @@ WAYS = {
 }
 ENGINES = {
     "hooks": ["-n", "0", "--mechtest-engine=hooked"],
-    "little memory": ["-n", "0", "--mechtest-memory=1"],
+    "little memory": ["-n", "0", "--mechtest-memory=8"],
 }
 """Ways that compute otherwise: what is printed of an effect may differ in its last place."""
 
