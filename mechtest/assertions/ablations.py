@@ -26,7 +26,7 @@ from mechtest.interventions import (
     fit_means,
 )
 from mechtest.records import Evidence, OtherAblation
-from mechtest.stats import Interval, inversion_interval, keyed_generator
+from mechtest.stats import Interval, effect_interval
 
 if TYPE_CHECKING:
     from mechtest.assertions.asking import Asked
@@ -149,9 +149,7 @@ def other_ablations(
             why = f"{other.name}: no behaviour is left to take a share of"
             found.append(OtherAblation(other.name, None, None, why))
             continue
-        interval = inversion_interval(
-            measured, confidence, generator=keyed_generator(seed, claim, "sign flips")
-        )
+        interval = effect_interval(measured, confidence, seed=seed, claim=claim)
         found.append(_compared(other.name, measured.estimate, interval, terms, primary))
     return tuple(found)
 

@@ -46,6 +46,7 @@ from mechtest.stats import (
     Interval,
     best_of_test,
     cluster_effect,
+    effect_interval,
     effect_test,
     inversion_interval,
     keyed_generator,
@@ -321,10 +322,9 @@ def _finding(
     claim: RunningClaim,
 ) -> EffectFinding:  # fmt: skip
     """Return the winner's effect; refuting it means that every candidate lies below."""
-    generators = [keyed_generator(claim.seed, claim.key, "sign flips") for _ in effects]
     ends = [
-        inversion_interval(effect, 1 - refutation, generator=generator).high
-        for effect, generator in zip(effects, generators, strict=True)
+        effect_interval(effect, 1 - refutation, seed=claim.seed, claim=claim.key).high
+        for effect in effects
     ]
     known = [end for end in ends if end is not None]
     high = max(known) if len(known) == len(ends) else None

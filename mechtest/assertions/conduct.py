@@ -44,6 +44,7 @@ from mechtest.stats import (
     ControlTest,
     EffectTest,
     cluster_effect,
+    effect_interval,
     effect_test,
     equivalence_test,
     inversion_interval,
@@ -207,9 +208,7 @@ def effect_against_threshold(
         p = tested.p
     if not terms.judged:
         return None, tested
-    wide = inversion_interval(
-        found, 1 - terms.refutation, generator=keyed_generator(seed, key, "sign flips")
-    )
+    wide = effect_interval(found, 1 - terms.refutation, seed=seed, claim=key)
     assert found.estimate is not None, "the behaviour was tested before"
     finding = EffectFinding(found.estimate, terms.threshold, terms.direction, p, wide, low)
     return finding, tested

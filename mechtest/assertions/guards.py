@@ -17,9 +17,8 @@ from mechtest.stats import (
     behaviour_test,
     cluster_effect,
     derived_seed,
+    effect_interval,
     effect_test,
-    inversion_interval,
-    keyed_generator,
     reaches,
 )
 from mechtest.tasks import logit_difference
@@ -207,9 +206,7 @@ def _not_less(
             name, passed=None, detail="the subspace has no positive effect to compare with"
         )
     found = effect_test(ratio, 1 - delta, level, seed=seed, claim=f"{claim}|{name}")
-    wide = inversion_interval(
-        ratio, 0.95, generator=keyed_generator(seed, f"{claim}|{name}", "sign flips")
-    )
+    wide = effect_interval(ratio, 0.95, seed=seed, claim=f"{claim}|{name}")
     detail = f"{what} has {ratio.estimate:.3g} of the subspace's effect (at least {1 - delta:g})"
     if reaches(found.p, level):
         return Guard(name, passed=True, detail=detail, p=found.p)

@@ -23,9 +23,8 @@ from mechtest.records import ClaimRecord, Guard
 from mechtest.running_claim import RunningClaim
 from mechtest.stats import (
     cluster_effect,
+    effect_interval,
     effect_test,
-    inversion_interval,
-    keyed_generator,
     reaches,
 )
 from mechtest.tasks import PromptPairs
@@ -166,11 +165,7 @@ class _Transfer:
             return Guard("relative", passed=None, detail=f"{own.name} has no effect to share")
         key = f"{begun.key}|relative"
         found = effect_test(ratio, self.rho, claim.level, seed=claim.seed, claim=key)
-        wide = inversion_interval(
-            ratio,
-            1 - begun.terms.refutation,
-            generator=keyed_generator(claim.seed, key, "sign flips"),
-        )
+        wide = effect_interval(ratio, 1 - begun.terms.refutation, seed=claim.seed, claim=key)
         detail = (
             f"it does {ratio.estimate:.3g} of what {own.name} does (at least {self.rho:g}), "
             f"p {found.p:.2g}"

@@ -35,6 +35,7 @@ from mechtest.stats.effect_test import (
     Behaviour,
     EffectTest,
     behaviour_test,
+    effect_interval,
     effect_p_value,
     effect_test,
 )
@@ -191,6 +192,7 @@ __all__ = [
     "control_power",
     "count_twins",
     "derived_seed",
+    "effect_interval",
     "effect_p_value",
     "effect_test",
     "effect_test_power",

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Bool
 
 from mechtest.errors import SampleError
-from mechtest.stats.bootstrap_t import bootstrap_t_p
-from mechtest.stats.effect_test import FEW, SKEWED
+from mechtest.stats.bootstrap_t import Counts, bootstrap_t_p_of_counts, resample_counts
+from mechtest.stats.effect_test import effect_interval, skewed_against
 from mechtest.stats.effects import ClusterEffect
-from mechtest.stats.intervals import Interval, inversion_interval
+from mechtest.stats.intervals import Interval
 from mechtest.stats.keys import keyed_generator
 from mechtest.stats.levels import reaches
 from mechtest.stats.sign_flip import EXACT_UP_TO, FLIPS, TIE, drawn_patterns
@@ -89,20 +89,18 @@ def best_of_test(
     """
     estimates = _of_one_behaviour(effects)
     winner = int(np.argmax(estimates))
-    maxima = _Maxima(effects, winner, _patterns(effects[0].clusters, seed, claim, flips))
-    p = maxima.p(threshold)
-    alone = _Maxima(effects[winner : winner + 1], 0, maxima.patterns).p(threshold)
-    a, b = maxima.a, maxima.b
-    shown = "exact" if len(b) <= EXACT_UP_TO else "monte carlo"
-    method = f"cluster sign flips of the largest of {len(a)} effects (max-T), {shown}"
-    spread = effects[winner].heterogeneity(threshold)
-    if spread.skewness < -SKEWED and len(b) < FEW:
-        scores = effects[winner].scores(threshold)
-        boot = bootstrap_t_p(scores, keyed_generator(seed, claim, "bootstrap t"))
-        p, alone = max(p, min(1.0, len(a) * boot)), max(alone, boot)
-        method += f"; larger of this and {len(a)} times the cluster bootstrap-t, scores are skewed"
-    interval = _interval(effects, maxima, threshold, level, seed, claim)
-    return BestOf(winner, tuple(estimates), p, alone, method, interval)
+    clusters = effects[0].clusters
+    patterns = _patterns(clusters, seed, claim, flips)
+    counts = resample_counts(clusters, keyed_generator(seed, claim, "bootstrap t"))
+    rule = _Rule(effects, winner, patterns, counts)
+    alone = _Rule(effects[winner : winner + 1], 0, patterns, counts).p(threshold)
+    shown = "exact" if clusters <= EXACT_UP_TO else "monte carlo"
+    many = len(effects)
+    method = f"cluster sign flips of the largest of {many} effects (max-T), {shown}"
+    if skewed_against(effects[winner].scores(threshold)):
+        method += f"; larger of this and {many} times the cluster bootstrap-t, scores are skewed"
+    interval = _interval(effects, rule, threshold, level, seed, claim)
+    return BestOf(winner, tuple(estimates), rule.p(threshold), alone, method, interval)
 
 
 def _of_one_behaviour(effects: Sequence[ClusterEffect]) -> list[float]:
@@ -135,72 +133,72 @@ def _patterns(clusters: int, seed: int, claim: str, flips: int) -> Bool[np.ndarr
     return drawn_patterns(clusters, keyed_generator(seed, claim, "sign flips"), flips)
 
 
-class _Maxima:
-    """Flips of several effects at once, for any threshold."""
+class _Rule:
+    """The p value of the winner among several effects, for any threshold."""
 
     def __init__(
         self,
         effects: Sequence[ClusterEffect],
         winner: int,
         patterns: Bool[np.ndarray, "pattern g"],
+        counts: Counts,
     ) -> None:
-        self.winner, self.patterns = winner, patterns
+        self.winner, self._counts = winner, counts
         self.a = np.array([effect.numerators for effect in effects])
         self.b = np.array(effects[0].denominators)
         signs = 1.0 - 2.0 * patterns
         self._flipped_a, self._flipped_b = signs @ self.a.T, signs @ self.b
 
     def p(self, threshold: float) -> float:
-        """Return the max-T p value of the winner."""
+        """Return the larger of max-T and, where skewed scores ask for it, the bootstrap-t."""
         scores = self.a - threshold * self.b
         size = np.sqrt((scores**2).sum(1))
         size[size == 0] = 1.0  # all scores are zero, and so is the sum
         flipped = (self._flipped_a - threshold * self._flipped_b[:, None]) / size
         least = scores[self.winner].sum() / size[self.winner] - TIE
-        return float((flipped.max(1) >= least).mean())
+        p = float((flipped.max(1) >= least).mean())
+        if not skewed_against(scores[self.winner]):
+            return p
+        return max(
+            p,
+            min(1.0, len(scores) * bootstrap_t_p_of_counts(scores[self.winner], self._counts)),
+        )
 
 
 def _interval(
-    effects: Sequence[ClusterEffect], maxima: _Maxima, threshold: float, level: float, seed: int,
+    effects: Sequence[ClusterEffect], rule: _Rule, threshold: float, level: float, seed: int,
     claim: str,
 ) -> Interval:  # fmt: skip
     """Return where the max-T p value crosses the level, and the largest of all upper ends."""
     confidence = 1 - 2 * level
-    highs = [
-        inversion_interval(
-            effect, confidence, generator=keyed_generator(seed, claim, "sign flips")
-        ).high
-        for effect in effects
-    ]
+    highs = [effect_interval(effect, confidence, seed=seed, claim=claim).high for effect in effects]
     bounded = [high for high in highs if high is not None]
     high = max(bounded) if len(bounded) == len(highs) else None
-    low = _crossing(maxima, effects[maxima.winner], threshold, level)
+    low = _crossing(rule, effects[rule.winner], threshold, level)
     missing = [name for name, end in (("lower", low), ("upper", high)) if end is None]
     reason = f"no {' and no '.join(missing)} bound at so few clusters" if missing else ""
     return Interval(low, high, confidence, "max-T inversion", reason)
 
 
-def _crossing(
-    maxima: _Maxima, effect: ClusterEffect, threshold: float, level: float
-) -> float | None:
+def _crossing(rule: _Rule, effect: ClusterEffect, threshold: float, level: float) -> float | None:
     """Return a threshold below which p <= level and above which it is not, found by halving.
 
     It never contradicts p at the threshold that was tested, from which it starts.
     """
     assert effect.estimate is not None, "asked for before"
     inside, outside = effect.estimate, threshold  # p at the estimate is about a half or more
-    if not reaches(maxima.p(threshold), level):
+    if not reaches(rule.p(threshold), level):
         inside = min(inside, threshold)
-        step = float(np.abs(effect.scores(effect.estimate)).mean() / np.mean(maxima.b)) + 1e-9
+        step = float(np.abs(effect.scores(effect.estimate)).mean() / np.mean(rule.b)) + 1e-9
         for widening in range(WIDENINGS):
             outside = inside - step * 2**widening
-            if reaches(maxima.p(outside), level):
+            if reaches(rule.p(outside), level):
                 break
         else:
             return None
     for _ in range(HALVINGS):
         middle = (inside + outside) / 2
-        if reaches(maxima.p(middle), level):
+        if reaches(rule.p(middle), level):
             outside = middle
         else:
             inside = middle

@@ -1,4 +1,4 @@
-"""Is the mean score above zero, when a few clusters are strongly skewed against the claim?"""
+"""Is the mean score above zero, when a few clusters are skewed against the claim?"""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from numpy.typing import ArrayLike
 from mechtest.errors import SampleError
 from mechtest.stats.validation import finite_vector
 
-__all__ = ["bootstrap_t_p"]
+__all__ = ["RESAMPLES", "bootstrap_t_p", "bootstrap_t_p_of_counts", "resample_counts"]
 
-BATCH = 1_000
+RESAMPLES = 9_999
+BATCH = 2_000
+
+Counts = Float[np.ndarray, "sample cluster"]
 
 
 def bootstrap_t_p(
-    scores: ArrayLike, generator: np.random.Generator, *, resamples: int = 9_999
+    scores: ArrayLike, generator: np.random.Generator, *, resamples: int = RESAMPLES
 ) -> float:
     """Return the one-sided cluster bootstrap-t p value of a mean above zero.
 
     Null hypothesis: the mean score is <= 0.
     Unit: the cluster, drawn with replacement.
-    Exactness: approximate. Joined to sign flips when scores are skewed to the left, it lowers
-        their false positives from .139 to .107 at nominal .05 (8 exponential clusters).
+    Exactness: approximate. Joined to sign flips where scores are skewed against the claim, it
+        lowers their false positives from .13 to .076 at nominal .05 (12 exponential clusters).
 
     Args:
         scores: r_g, one a cluster.
@@ -35,25 +38,47 @@ def bootstrap_t_p(
     Sources: Hall 1992, section 3.2; Davison & Hinkley 1997, section 4.4.
     """
     r = finite_vector(scores, "scores", item="cluster", at_least=2)
+    return bootstrap_t_p_of_counts(r, resample_counts(len(r), generator, resamples=resamples))
+
+
+def resample_counts(
+    clusters: int, generator: np.random.Generator, *, resamples: int = RESAMPLES
+) -> Counts:
+    """Return how often each bootstrap sample has each cluster.
+
+    One table serves any number of thresholds, so that a p value and the interval that goes with it
+    come from the same samples.
+
+    Raises:
+        SampleError: No samples are asked for.
+    """
     if resamples < 1:
         raise SampleError("at least one resample must be drawn", given=f"resamples={resamples}")
-    centred = r - r.mean()
-    noise = 1e-9 * float(np.abs(r).max())
-    if r.std(ddof=1) <= noise:
-        return 1.0
-    observed = float(_t(r[None, :], noise)[0])
-    as_extreme = 0
+    counts = np.empty((resamples, clusters))
     for start in range(0, resamples, BATCH):
         size = min(BATCH, resamples - start)
-        drawn = centred[generator.integers(0, len(r), size=(size, len(r)))]
-        as_extreme += int((_t(drawn, noise) >= observed - 1e-12 * abs(observed)).sum())
-    return (1 + as_extreme) / (1 + resamples)
+        drawn = generator.integers(0, clusters, size=(size, clusters))
+        cells = (drawn + clusters * np.arange(size)[:, None]).ravel()
+        counts[start : start + size] = np.bincount(cells, minlength=size * clusters).reshape(
+            size, clusters
+        )
+    return counts
 
 
-def _t(samples: Float[np.ndarray, "sample cluster"], noise: float) -> Float[np.ndarray, " sample"]:
-    """Return t statistics; without spread they are infinite, with the sign that is conservative."""
-    means = samples.mean(axis=1)
-    errors = samples.std(axis=1, ddof=1) / np.sqrt(samples.shape[1])
-    spread = errors > noise / samples.shape[1]
-    infinite = np.where(means >= -noise, np.inf, -np.inf)
-    return np.where(spread, means / np.where(spread, errors, 1.0), infinite)
+def bootstrap_t_p_of_counts(scores: Float[np.ndarray, " cluster"], counts: Counts) -> float:
+    """Return what `bootstrap_t_p` does, given the samples."""
+    n = len(scores)
+    centred = scores - scores.mean()
+    scale = float(np.abs(scores).max())
+    if centred.std(ddof=1) <= 1e-9 * scale:
+        return 1.0
+    observed = float(scores.mean() / (centred.std(ddof=1) / np.sqrt(n)))
+    means = counts @ centred / n
+    variances = np.maximum(0.0, counts @ centred**2 - n * means**2) / (n - 1)
+    # Cancellation leaves 1e-16 of the largest square where a sample has one cluster only.
+    spread = variances > 1e-13 * float((centred**2).max())
+    errors = np.sqrt(np.where(spread, variances, 1.0) / n)
+    infinite = np.where(means >= -1e-9 * scale, np.inf, -np.inf)
+    t = np.where(spread, means / errors, infinite)
+    as_extreme = int((t >= observed - 1e-9 * abs(observed)).sum())
+    return (1 + as_extreme) / (1 + len(counts))

@@ -6,20 +6,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mechtest.stats.bootstrap_t import bootstrap_t_p
-from mechtest.stats.effects import ClusterEffect, Heterogeneity
+from mechtest.stats.bootstrap_t import Counts, bootstrap_t_p_of_counts, resample_counts
+from mechtest.stats.effects import ClusterEffect, Heterogeneity, Scores, skewness
 from mechtest.stats.intervals import Interval, fieller_interval, inversion_interval
 from mechtest.stats.keys import keyed_generator
 from mechtest.stats.levels import reaches
 from mechtest.stats.sign_flip import Alternative, SignFlip, sign_flip_test
 
-__all__ = ["Behaviour", "EffectTest", "behaviour_test", "effect_p_value", "effect_test"]
+__all__ = [
+    "Behaviour",
+    "EffectTest",
+    "behaviour_test",
+    "effect_interval",
+    "effect_p_value",
+    "effect_test",
+    "skewed_against",
+]
 
-SKEWED = 1.0
-"""Skewness against the claim beyond which a second test joins in."""
+SKEWED = 0.01
+"""Skewness against the claim beyond which a second test joins in: any but that of rounding."""
 
-FEW = 30
-"""Clusters from which on skewness no longer asks for it."""
+MANY = 500
+"""Clusters beyond which skewness no longer matters to a mean, and a second test only costs."""
+
+FARTHEST = 64.0
+"""Widths of the sign-flip interval beyond which no end of the joint one is looked for."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +92,9 @@ def effect_test(
 
     Null hypothesis: the effect is <= threshold (`"greater"`) or >= threshold (`"less"`).
     Exchange unit: the sign of a cluster's score A_g - threshold * B_g.
-    Exactness: as `sign_flip_test`. When the scores are skewed against the claim by more than 1 and
-        there are fewer than 30 clusters, p is the larger of the sign-flip and the bootstrap-t p
-        value; `method` says so, and the interval may then exclude a threshold that p does not.
+    Exactness: as `sign_flip_test`. Where the scores are skewed against the claim, p is the larger
+        of the sign-flip and the bootstrap-t p value, and `method` says so: sign flips alone call
+        too much true then, whatever the number of clusters. The interval inverts the same rule.
 
     Args:
         effect: From `cluster_effect`.
@@ -110,9 +121,7 @@ def effect_test(
         method=method,
         sign_flip=flips,
         bootstrap_p=bootstrap_p,
-        interval=inversion_interval(
-            effect, confidence, generator=keyed_generator(seed, claim, "sign flips")
-        ),
+        interval=effect_interval(effect, confidence, seed=seed, claim=claim),
         fieller=fieller_interval(effect, confidence),
         heterogeneity=effect.heterogeneity(threshold),
     )
@@ -139,11 +148,91 @@ def _judged(
     flips = sign_flip_test(
         scores, alternative=alternative, generator=keyed_generator(seed, claim, "sign flips")
     )
-    direction = 1 if alternative == "greater" else -1
-    skewed = direction * effect.heterogeneity(threshold).skewness < -SKEWED
-    if not skewed or effect.clusters >= FEW:
+    signed = scores if alternative == "greater" else -scores
+    if not skewed_against(signed):
         return flips, None
-    return flips, bootstrap_t_p(direction * scores, keyed_generator(seed, claim, "bootstrap t"))
+    return flips, bootstrap_t_p_of_counts(signed, _counts(effect, seed, claim))
+
+
+def skewed_against(scores: Scores) -> bool:
+    """Tell whether a few clusters lie far on the wrong side of the others.
+
+    Args:
+        scores: One a cluster; positive ones speak for the claim.
+    """
+    return len(scores) <= MANY and skewness(scores) < -SKEWED
+
+
+def _counts(effect: ClusterEffect, seed: int, claim: str) -> Counts:
+    return resample_counts(effect.clusters, keyed_generator(seed, claim, "bootstrap t"))
+
+
+def effect_interval(effect: ClusterEffect, confidence: float, *, seed: int, claim: str) -> Interval:
+    """Return the thresholds that `effect_test` rejects in neither direction.
+
+    The sign-flip interval, an end of which is moved outward where the scores are skewed against
+    being beyond it and the bootstrap-t does not reject it. With confidence = 1 - 2 * level, p <=
+    level says the same as the interval lying beyond the threshold.
+
+    Null hypothesis, exchange unit, exactness: as `effect_test`, inverted.
+
+    Args:
+        effect: From `cluster_effect`.
+        confidence: Two-sided.
+        seed: Root seed of the run.
+        claim: Claim id.
+
+    Returns:
+        An end is None, with a reason, where `inversion_interval` has none, or none is found within
+        64 widths.
+    """
+    flips = keyed_generator(seed, claim, "sign flips")
+    found = inversion_interval(effect, confidence, generator=flips)
+    if found.low is None or found.high is None:
+        return found
+    level = (1 - confidence) / 2
+    width = found.high - found.low
+    counts = None
+    ends: list[float | None] = []
+    for end, sign in ((found.low, 1), (found.high, -1)):
+        if not skewed_against(sign * effect.scores(end)) or width <= 0:
+            ends.append(end)
+            continue
+        counts = _counts(effect, seed, claim) if counts is None else counts
+        ends.append(_moved_out(effect, counts, level, end, sign, width))
+    if ends == [found.low, found.high]:
+        return found
+    reason = (
+        "" if None not in ends else "skewed scores leave an end that the bootstrap-t never finds"
+    )
+    method = f"{found.method}, widened by the bootstrap-t"
+    return Interval(ends[0], ends[1], confidence, method, reason)
+
+
+def _moved_out(
+    effect: ClusterEffect, counts: Counts, level: float, end: float, sign: int, width: float
+) -> float | None:
+    """Return the nearest threshold at or beyond `end` that both tests reject."""
+
+    def kept(threshold: float) -> bool:
+        scores = sign * effect.scores(threshold)
+        return skewed_against(scores) and not reaches(
+            bootstrap_t_p_of_counts(scores, counts), level
+        )
+
+    if not kept(end):
+        return end
+    inside, step = end, width / 4
+    while kept(end - sign * step):
+        inside = end - sign * step
+        step *= 2
+        if step > FARTHEST * width:
+            return None
+    outside = end - sign * step
+    while abs(outside - inside) > 1e-6 * width:
+        middle = (inside + outside) / 2
+        inside, outside = (middle, outside) if kept(middle) else (inside, middle)
+    return outside
 
 
 def behaviour_test(

@@ -6,6 +6,7 @@ under the numbers assumed, not a promise.
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ __all__ = [
 ]
 
 MOST_CLUSTERS = 10_000
+SIMULATED, SAMPLES = 200, 20_000
+"""Clusters up to which power is simulated, and samples for it."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +66,44 @@ def effect_test_power(distance: float, clusters: int, level: float) -> float:
         clusters: Number of clusters.
         level: One-sided level.
 
-    Exactness: that of the t test for normal scores; sign flips agree within .01 in simulation
-        (.488/.716/.881/.982 for d = .87 and 5/8/12/20 clusters at .05). Zero where sign flips of
-        so few clusters cannot reach the level at all.
+    Exactness: for normal scores, to about .01. Sign flips have the power of the t test, and so has
+        the bootstrap-t, which joins where the sample happens to be skewed against the claim, of a t
+        test of Hall's transformed mean: both are asked of 20,000 samples, the same ones whatever
+        the distance. Beyond 200 clusters the second takes nothing away, and the noncentral t
+        distribution answers. Zero where sign flips of so few clusters cannot reach the level.
 
-    Sources: `statsmodels.stats.power.TTestPower`.
+    Sources: Hall 1992 (the transformation); `statsmodels.stats.power.TTestPower`.
     """
     if clusters < 2 or not reaches(smallest_sign_flip_p(clusters), level):
         return 0.0
+    d = finite_number(distance, "distance")
+    if clusters > SIMULATED:
+        return _t_test_power(d, clusters, level)
+    from scipy.special import stdtrit
+
+    means, spreads, skews = _normal_samples(clusters)
+    ratio = (means + d) / spreads
+    against = np.minimum(skews, 0.0)
+    # T + g T^2 / 3 + g^2 T^3 / 27 + g / 6n, which is T itself where nothing is skewed.
+    transformed = ratio + against * ratio**2 / 3 + against**2 * ratio**3 / 27
+    transformed += against / (6 * clusters)
+    critical = float(stdtrit(clusters - 1, 1 - level)) / math.sqrt(clusters)
+    return float(((ratio > critical) & (transformed > critical)).mean())
+
+
+@functools.lru_cache(maxsize=256)
+def _normal_samples(clusters: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean, standard deviation and skewness of samples of standard normal scores."""
+    generator = np.random.Generator(np.random.Philox(key=clusters))
+    drawn = generator.standard_normal((SAMPLES, clusters))
+    means, spreads = drawn.mean(1), drawn.std(1, ddof=1)
+    centred = drawn - means[:, None]
+    return means, spreads, (centred**3).mean(1) / (centred**2).mean(1) ** 1.5
+
+
+def _t_test_power(d: float, clusters: int, level: float) -> float:
     from statsmodels.stats.power import TTestPower
 
-    d = finite_number(distance, "distance")
     with warnings.catch_warnings():
         # Far in a tail the noncentral t is 0 or 1 and scipy says so.
         warnings.simplefilter("ignore", RuntimeWarning)

@@ -10,9 +10,8 @@ from mechtest.stats import (
     CandidateControls,
     best_of_test,
     cluster_effect,
-    inversion_interval,
-    keyed_generator,
-    sign_flip_test,
+    effect_interval,
+    effect_p_value,
 )
 
 
@@ -52,8 +51,8 @@ def test_p_is_what_enumerating_by_hand_gives(threshold):
 def test_one_candidate_is_the_ordinary_test():
     (effect,) = effects_of([0.3], clusters=10)
     found = best_of_test([effect], 0.1, 0.05, seed=0, claim="c")
-    assert found.p == found.alone == sign_flip_test(effect.scores(0.1)).p
-    ordinary = inversion_interval(effect, 0.9)
+    assert found.p == found.alone == effect_p_value(effect, 0.1, seed=0, claim="c")
+    ordinary = effect_interval(effect, 0.9, seed=0, claim="c")
     assert found.interval.low == pytest.approx(ordinary.low, abs=1e-5)
     assert found.interval.high == ordinary.high
 
@@ -66,8 +65,7 @@ def test_interval_and_p_never_contradict_each_other(clusters):
     for step, rejected in [(-1e-4, True), (1e-4, False)]:
         again = best_of_test(effects, low + step, 0.05, seed=0, claim="c")
         assert (again.p <= 0.05) == rejected
-    generator = keyed_generator(0, "c", "sign flips")
-    alone = inversion_interval(effects[found.winner], 0.9, generator=generator)
+    alone = effect_interval(effects[found.winner], 0.9, seed=0, claim="c")
     assert low <= alone.low + 1e-6
     assert found.interval.high >= alone.high
 

@@ -12,6 +12,7 @@ from mechtest.stats import (
     behaviour_test,
     clopper_pearson_interval,
     cluster_effect,
+    effect_interval,
     effect_test,
     fieller_interval,
     inversion_interval,
@@ -173,7 +174,27 @@ def test_the_effect_test_reports_p_and_interval_that_agree():
         found = effect_test(simulated(4, 16), threshold, 0.0125, seed=0, claim="c")
         assert found.interval.confidence == pytest.approx(0.975)
         assert (found.p <= 0.0125) is (threshold < found.interval.low)
-        assert found.bootstrap_p is None
+        against = found.heterogeneity.skewness < -0.01
+        assert (found.bootstrap_p is not None) is against
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("clusters", [9, 20, 40])
+def test_an_end_moved_out_by_skewed_scores_is_where_p_crosses_the_level(clusters, seed):
+    rng = np.random.default_rng(seed)
+    b = rng.gamma(9, 0.2, clusters)
+    effect = pairs((1 - 0.4 * rng.exponential(1, clusters)) * b, b)
+    found = effect_interval(effect, 0.9, seed=0, claim="c")
+    alone = inversion_interval(effect, 0.9, generator=keyed_generator(0, "c", "sign flips"))
+    assert found.low <= alone.low  # the long tail is below
+    assert found.low < alone.low or clusters == 9
+    assert found.high >= alone.high
+    for end, alternative, inward in ((found.low, "greater", 1), (found.high, "less", -1)):
+        for step, rejected in ((-1e-4 * inward, True), (1e-4 * inward, False)):
+            again = effect_test(
+                effect, end + step, 0.05, seed=0, claim="c", alternative=alternative
+            )
+            assert (again.p <= 0.05) is rejected
 
 
 def test_scores_skewed_against_the_claim_bring_in_the_bootstrap():
