@@ -202,9 +202,7 @@ def effect_interval(effect: ClusterEffect, confidence: float, *, seed: int, clai
         ends.append(_moved_out(effect, counts, level, end, sign, width))
     if ends == [found.low, found.high]:
         return found
-    reason = (
-        "" if None not in ends else "skewed scores leave an end that the bootstrap-t never finds"
-    )
+    reason = "" if None not in ends else "no end of skewed scores was found by the bootstrap-t"
     method = f"{found.method}, widened by the bootstrap-t"
     return Interval(ends[0], ends[1], confidence, method, reason)
 

@@ -15,6 +15,16 @@ from mechtest.interventions import Circuit
 from mechtest.models import HookedMamba
 from mechtest.tasks import PromptPairs
 from tests.calibration.cells import Cell, boundary, exchangeable, planned_power, subspace_family
+from tests.calibration.further_cells import (
+    best_of_two,
+    flips,
+    minimal,
+    monotone,
+    off_target,
+    ranked,
+    relative,
+    selective,
+)
 from tests.calibration.population import Population
 
 __all__ = ["CELLS", "NAIVE", "POWERS"]
@@ -113,7 +123,40 @@ def _catalogue() -> dict[str, Make]:
         (f"zoo/{FACT}", lambda: zoo(FACT)),
     ):
         found[f"{name} | special among subspaces | exchangeable"] = partial(_special, where)
+    return {**found, **_further()}
+
+
+def _further() -> dict[str, Make]:
+    """Return cells of assertions that ask more than one question."""
+    found: dict[str, Make] = {}
+    of_one = {
+        "minimal": minimal,
+        "ranked": ranked,
+        "monotone": monotone,
+        "best of two": best_of_two,
+        "flip rate": flips,
+        "specific to, selective": selective,
+    }
+    for kind, make in of_one.items():
+        found[f"zoo/{FACT} | {kind} | boundary"] = partial(_one, make)
+    for kind, make in of_one.items():
+        if kind != "flip rate":  # all answers flip, or none
+            found[f"compiled/{SLOTS[0]} | {kind} | boundary"] = partial(_one_compiled, make)
+    found[f"zoo/{FACT} | specific to | boundary"] = lambda: off_target(
+        zoo(FACT), zoo("fact_material"), zoo_channels(FACT)
+    )
+    found[f"zoo/{FACT} | transfers, relative | boundary"] = lambda: relative(
+        zoo(FACT), zoo_channels(FACT), zoo_most_channels(FACT)
+    )
     return found
+
+
+def _one(make: Callable[[Population, Circuit], Cell]) -> Cell:
+    return make(zoo(FACT), zoo_channels(FACT))
+
+
+def _one_compiled(make: Callable[[Population, Circuit], Cell]) -> Cell:
+    return make(compiled(*SLOTS), compiled_circuit(SLOTS[0], "store channels 0"))
 
 
 def _special(where: Callable[[], Population]) -> Cell:

@@ -22,7 +22,7 @@ import torch
 from scipy.optimize import brentq
 from scipy.stats import binomtest
 
-from mechtest.assertions import conduct
+from mechtest.assertions import conduct, flip_rate
 from mechtest.assertions.absence import absence_terms
 from mechtest.assertions.asking import Asked
 from mechtest.assertions.control_sets import COMPONENTS, Control, channel_sets, choose_controls
@@ -32,6 +32,8 @@ from mechtest.assertions.specificity import specificity_terms
 from mechtest.assertions.sufficiency import sufficiency_terms
 from mechtest.assertions.terms import Terms
 from mechtest.interventions import Circuit, Subspace, fit_spectrum
+from mechtest.records import Verdict
+from mechtest.running_claim import RunningClaim
 from mechtest.stats import (
     SubspaceControls,
     effect_test_power,
@@ -79,6 +81,14 @@ class Claim:
     sets: PooledSets | None = None
 
 
+Judge = Callable[[SampledStudy, RunningClaim, np.random.Generator], Verdict]
+
+
+def no_claim() -> Claim:
+    """Stand in for the claim of a cell that judges for itself."""
+    raise NotImplementedError("this cell has a judge")
+
+
 @dataclass(frozen=True, eq=False)
 class Cell:
     """One assertion under one null hypothesis.
@@ -88,12 +98,15 @@ class Cell:
         null: What is not true.
         population: Where prompts come from.
         claim: Claim number i, given a generator of its own.
+        judge: Instead, for assertions of other shapes: returns the verdict, given a sample of
+            templates, the claim, and the generator.
     """
 
     name: str
     null: str
     population: Population
-    claim: Callable[[np.random.Generator], Claim]
+    claim: Callable[[np.random.Generator], Claim] = lambda _: no_claim()
+    judge: Judge | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +163,10 @@ def rates(cell: Cell, claims: int, level: float, clusters: int, *, first: int = 
         for number in range(first, first + claims):
             generator = np.random.default_rng([number, clusters])
             study = cell.population.draw(clusters, generator)
+            if cell.judge is not None:
+                claim = RunningClaim(key=f"null {number}", level=level, seed=number)
+                verdicts[str(cell.judge(study, claim, generator))] += 1
+                continue
             made = cell.claim(generator)
             current.sets = made.sets
             found = check(study, made.terms, level, number)
@@ -294,6 +311,7 @@ def as_measured() -> Iterator[_Current]:
         patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
         patch.setattr(conduct, "choose_controls", choose)
         patch.setattr(conduct, "require_no_cut", no_cut)
+        patch.setattr(flip_rate, "require_no_cut", no_cut)
         # Forty probes whether controls can differ from the claim; they do.
         patch.setattr(SubspaceControls, "_refuse_copies", lambda self: None)
         measured_once(patch)

@@ -42,7 +42,9 @@ class Population:
     model: Any
     prompts: PromptPairs
     _runs: dict[tuple[Any, ...], InterventionRun] = field(default_factory=dict, init=False)
-    _parts: dict[tuple[Any, ...], dict[int, np.ndarray]] = field(default_factory=dict, init=False)
+    _moved: dict[tuple[Any, ...], dict[tuple[int, ...], np.ndarray]] = field(
+        default_factory=dict, init=False
+    )
 
     def __post_init__(self) -> None:
         self.runner = Runner(self.model, self.prompts.encode(self.model.tokenizer))
@@ -83,20 +85,22 @@ class Population:
     def _kept(self) -> list[Sequence[Circuit]]:
         return []  # so that ids stay their own
 
-    def parts(self, asked: Question, controls: Sequence[Control]) -> np.ndarray:
-        """Return what each control moves of every prompt, "control prompt"; measured once."""
+    def moved(self, asked: Question, edits: Sequence[Sequence[Circuit]]) -> np.ndarray:
+        """Return what each of some edits moves of every prompt, "edit prompt"; measured once."""
         keep = id(asked.circuit) if asked.mode == "keep" else 0
-        known = self._parts.setdefault((asked.mode, asked.intervention.name, keep), {})
-        new = [one for one in controls if id(one.circuits) not in known]
+        known = self._moved.setdefault((asked.mode, asked.intervention.name, keep), {})
+        keys = [tuple(map(id, edited)) for edited in edits]
+        new = {key: edited for key, edited in zip(keys, edits, strict=True) if key not in known}
         if new:
             question = Question(self.whole, asked.mode, asked.intervention, asked.circuit)
-            moved = question.moved_parts([one.circuits for one in new])
-            for one, values in zip(new, moved, strict=True):
+            for (key, edited), values in zip(
+                new.items(), question.moved_parts(list(new.values())), strict=True
+            ):
                 row = np.empty(len(values))
                 row[self.whole.picked] = values
-                known[id(one.circuits)] = row
-                self._kept += [one.circuits, [asked.circuit]]
-        return np.array([known[id(one.circuits)] for one in controls])
+                known[key] = row
+                self._kept += [edited, [asked.circuit]]
+        return np.array([known[key] for key in keys])
 
 
 class _SampledRunner:
@@ -176,13 +180,20 @@ class PooledSets:
 
 
 def measured_once(monkeypatch: Any) -> None:
-    """Let claims read their controls' effects from the population."""
+    """Let claims read what their edits and controls move from the population."""
+    measured = Question.moved_parts
+
+    def moved_parts(question: Question, edits: Sequence[Sequence[Circuit]]) -> list[np.ndarray]:
+        study = question.study
+        if not isinstance(study, SampledStudy) or study is study.population.whole:
+            return measured(question, edits)
+        return list(study.population.moved(question, edits)[:, study.picked])
 
     def parts(question: Any, sets: Any, controls: Sequence[Control], numbers: range) -> np.ndarray:
-        del sets, numbers
-        study = question.study
-        return np.asarray(study.population.parts(question, controls)[:, study.picked])
+        del sets, numbers  # nothing is kept between processes
+        return np.asarray(question.moved_parts([one.circuits for one in controls]))
 
+    monkeypatch.setattr(Question, "moved_parts", moved_parts)
     monkeypatch.setattr(conduct, "_moved_parts", parts)
 
 
