@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 MOST_CLUSTERS = 10_000
-SIMULATED, SAMPLES = 200, 20_000
+SIMULATED, SAMPLES = 60, 10_000
 """Clusters up to which power is simulated, and samples for it."""
 
 
@@ -68,8 +68,8 @@ def effect_test_power(distance: float, clusters: int, level: float) -> float:
 
     Exactness: for normal scores, to about .01. Sign flips have the power of the t test, and so has
         the bootstrap-t, which joins where the sample happens to be skewed against the claim, of a t
-        test of Hall's transformed mean: both are asked of 20,000 samples, the same ones whatever
-        the distance. Beyond 200 clusters the second takes nothing away, and the noncentral t
+        test of Hall's transformed mean: both are asked of 10,000 samples, the same ones whatever
+        the distance. Beyond 60 clusters the second takes next to nothing away, and the noncentral t
         distribution answers. Zero where sign flips of so few clusters cannot reach the level.
 
     Sources: Hall 1992 (the transformation); `statsmodels.stats.power.TTestPower`.
