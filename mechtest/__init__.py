@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from mechtest.interventions import Circuit as Circuit
     from mechtest.interventions import MeanAblation as MeanAblation
     from mechtest.interventions import NoiseAblation as NoiseAblation
+    from mechtest.interventions import OptimalAblation as OptimalAblation
     from mechtest.interventions import Patch as Patch
     from mechtest.interventions import ResampleAblation as ResampleAblation
     from mechtest.interventions import Runner as Runner
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from mechtest.interventions import ZeroAblation as ZeroAblation
     from mechtest.interventions import collect_activations as collect_activations
     from mechtest.interventions import fit_means as fit_means
+    from mechtest.interventions import fit_optimal as fit_optimal
     from mechtest.interventions import fit_spectrum as fit_spectrum
     from mechtest.interventions import sweep as sweep
     from mechtest.models import ActivationCache as ActivationCache
@@ -115,6 +117,7 @@ _HOME = {
     "ModelState": "mechtest.models",
     "ModelSuite": "mechtest.models",
     "NoiseAblation": "mechtest.interventions",
+    "OptimalAblation": "mechtest.interventions",
     "Patch": "mechtest.interventions",
     "PromptPair": "mechtest.tasks",
     "PromptPairs": "mechtest.tasks",
@@ -168,6 +171,7 @@ _HOME = {
     "find_channels": "mechtest.discovery",
     "find_difference_subspace": "mechtest.discovery",
     "fit_means": "mechtest.interventions",
+    "fit_optimal": "mechtest.interventions",
     "fit_spectrum": "mechtest.interventions",
     "kl_divergence": "mechtest.tasks",
     "log_probability": "mechtest.tasks",

@@ -21,9 +21,11 @@ from mechtest.interventions import (
     Circuit,
     Intervention,
     MeanAblation,
+    OptimalAblation,
     ResampleAblation,
     ZeroAblation,
     fit_means,
+    fit_optimal,
 )
 from mechtest.records import Evidence, OtherAblation
 from mechtest.stats import Interval, effect_interval
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "other_ablations", "sensitivity", "with_ablations"]
 
-NAMES = ("resample", "mean", "zero")
+NAMES = ("resample", "mean", "zero", "optimal")
 """Ablations that go by name; any other is given as an object."""
 
 
@@ -72,7 +74,10 @@ def with_ablations(terms: Terms, asked: Asked, study: Study, *, planning: bool =
             expected="assert_necessary, assert_not_necessary, or assert_sufficient with "
             "mode='keep'",
         )
-    found = [_ablation(one, terms, study, planning=planning) for one in wanted]
+    found = [
+        _ablation(one, terms, study, planning=planning, decides=not index)
+        for index, one in enumerate(wanted)
+    ]
     names = [one.name for one in found]
     if len(set(names)) < len(names):
         raise ClaimInvalid("an ablation is named twice", given=", ".join(names))
@@ -80,7 +85,7 @@ def with_ablations(terms: Terms, asked: Asked, study: Study, *, planning: bool =
 
 
 def _ablation(
-    wanted: str | Intervention, terms: Terms, study: Study, *, planning: bool
+    wanted: str | Intervention, terms: Terms, study: Study, *, planning: bool, decides: bool
 ) -> Intervention:
     if isinstance(wanted, Intervention):
         return wanted
@@ -90,6 +95,8 @@ def _ablation(
         return ZeroAblation()
     if wanted == "mean":
         return _mean(terms, study, planning=planning)
+    if wanted == "optimal":
+        return _optimal(terms, study, planning=planning, decides=decides)
     raise ClaimInvalid(
         f"no ablation goes by the name {wanted!r}",
         given=f"ablations={wanted!r}",
@@ -111,6 +118,26 @@ def _mean(terms: Terms, study: Study, *, planning: bool) -> MeanAblation:
     if planning:
         return MeanAblation({})
     return fit_means(study.discovery, Circuit(*sites))
+
+
+def _optimal(terms: Terms, study: Study, *, planning: bool, decides: bool) -> OptimalAblation:
+    """Return the best constants for the claimed circuit, fitted on the discovery half.
+
+    Raises:
+        ClaimInvalid: Constants would be needed for more than the circuit: for all else that is
+            ablated, or for every control.
+    """
+    ranked = decides and terms.controls is not None
+    if terms.mode == "keep" or ranked:
+        raise ClaimInvalid(
+            "optimal ablation has constants for one circuit, and this claim ablates others too",
+            given="the deciding ablation of a claim with controls" if ranked else "mode 'keep'",
+            expected="'optimal' after another ablation that decides, or assert_not_necessary",
+            next_step="for example ablations=('resample', 'optimal')",
+        )
+    if planning:
+        return OptimalAblation({})
+    return fit_optimal(study.discovery, terms.circuit)
 
 
 def other_ablations(

@@ -45,10 +45,11 @@ class Options(TypedDict, total=False):
         illusion: delta of the illusion guard of subspace claims (.2); None leaves it out.
         min_accuracy: Share of clean prompts the model has to answer right (.5).
         level: Level of the claim; by default the running claim's, from the lock.
-        ablations: Instead of `intervention`, several: names (`resample`, `mean`, `zero`) or
-            objects. The first decides; the others are measured on the same prompts and reported,
-            as assumption-sensitive where they land on the other side of the threshold. Means are
-            fitted on the discovery half. For claims of (non-)necessity and sufficiency by `keep`.
+        ablations: Instead of `intervention`, several: names (`resample`, `mean`, `zero`,
+            `optimal`) or objects. The first decides; the others are measured on the same prompts
+            and reported, as assumption-sensitive where they land on the other side of the
+            threshold. Means and optimal constants are fitted on the discovery half. For claims of
+            (non-)necessity and sufficiency by `keep`.
     """
 
     intervention: Intervention

@@ -14,6 +14,7 @@ from mechtest.interventions.fit import (
     fit_spectrum,
     read_activations,
 )
+from mechtest.interventions.optimal import fit_optimal
 from mechtest.interventions.plan import PlannedEdit, plan_edits
 from mechtest.interventions.run import ENGINES, Engine, InterventionRun, Runner
 from mechtest.interventions.run_pool import pool_of_run
@@ -21,6 +22,7 @@ from mechtest.interventions.spec import (
     Intervention,
     MeanAblation,
     NoiseAblation,
+    OptimalAblation,
     Patch,
     Places,
     ResampleAblation,
@@ -42,6 +44,7 @@ __all__ = [
     "InterventionRun",
     "MeanAblation",
     "NoiseAblation",
+    "OptimalAblation",
     "Patch",
     "Places",
     "PlannedEdit",
@@ -58,6 +61,7 @@ __all__ = [
     "digest_of",
     "digest_of_weights",
     "fit_means",
+    "fit_optimal",
     "fit_spectrum",
     "forget_runs",
     "plan_edits",

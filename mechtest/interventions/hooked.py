@@ -22,7 +22,7 @@ from mechtest.models import HookedMamba, HookPoint, ModelState
 from mechtest.running_claim import Tally
 from mechtest.tasks import EncodedPairs
 
-__all__ = ["Hooked"]
+__all__ = ["Hooked", "edit_hooks", "planned_part"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ class Hooked:
             start = index * self.batch_size
             here = None if touched is None else touched[start : start + len(batch)]
             plan = [
-                (circuit, _sliced(edit, start, len(batch), column))
+                (circuit, planned_part(edit, start, len(batch), column))
                 for circuit, edit in variant.edits
             ]
             reference: Mapping[str, torch.Tensor] = {}
@@ -98,7 +98,7 @@ class Hooked:
             hooks = []
             for circuit, planned in plan:
                 edit = Edit(planned.site, circuit, variant.intervention)
-                hooks += _hooks(edit, planned, reference, torch.as_tensor(batch.order), here)
+                hooks += edit_hooks(edit, planned, reference, torch.as_tensor(batch.order), here)
             logits.append(self._forward(base, index, column, hooks))
         return torch.cat(logits)
 
@@ -167,7 +167,8 @@ def _needed(mask: torch.Tensor) -> torch.Tensor | None:
     return None if bool(mask.all()) else mask
 
 
-def _sliced(edit: PlannedEdit, start: int, count: int, column: int) -> PlannedEdit:
+def planned_part(edit: PlannedEdit, start: int, count: int, column: int) -> PlannedEdit:
+    """Return the part of a planned edit that lies in some prompts, from a column on."""
     if edit.spots is None:
         return edit
     return PlannedEdit(edit.site, Spots(edit.spots.mask[start : start + count, column:]))
@@ -179,7 +180,7 @@ def _concrete(edit: PlannedEdit) -> list[str]:
     return [edit.name]
 
 
-def _hooks(
+def edit_hooks(
     edit: Edit,
     planned: PlannedEdit,
     reference: Mapping[str, torch.Tensor],

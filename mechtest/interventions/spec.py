@@ -142,11 +142,34 @@ class MeanAblation(Intervention):
         del reference, places
         if site not in self.means:
             raise MetricError(
-                f"no mean was fitted for {site}",
-                given=f"means of {', '.join(self.means)}",
-                next_step="fit_means(runner, circuit) on the discovery prompts",
+                f"no {self.name} value was fitted for {site}",
+                given=f"values of {', '.join(self.means)}",
+                next_step=f"fit_{'means' if self.name == 'mean' else 'optimal'}(runner, circuit) "
+                "on the discovery prompts, with a circuit that has this site too",
             )
         return self.means[site].to(value).expand_as(value)
+
+
+@dataclass(frozen=True, eq=False)
+class OptimalAblation(MeanAblation):
+    """Put in the constant with which the ablated model stays closest to the model; `fit_optimal`.
+
+    Zeros, means and other prompts' activations may say something wrong beside saying nothing
+    ("spoofing"), and then overstate what a site matters. Whatever a constant can repair, this one
+    does: the effect that is left is what has to vary with the prompt.
+
+    Attributes:
+        means: The constant by hook name without position, one tensor without prompt axis.
+        loss: Mean KL divergence from the untouched model that is left on the prompts fitted on, in
+            nats.
+        loss_of_mean: That of the mean, which the search started from.
+
+    Sources: Li & Janson 2024, section 2 (optimal ablation).
+    """
+
+    name: str = "optimal"
+    loss: float = 0.0
+    loss_of_mean: float = 0.0
 
 
 @dataclass(frozen=True)

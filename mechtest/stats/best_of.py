@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from mechtest.errors import SampleError
-from mechtest.stats.bootstrap_t import Counts, bootstrap_t_p_of_counts, resample_counts
+from mechtest.stats.bootstrap_t import Counts, RatioResamples, resample_counts
 from mechtest.stats.effect_test import effect_interval, skewed_against
 from mechtest.stats.effects import ClusterEffect
 from mechtest.stats.intervals import Interval
@@ -143,9 +143,10 @@ class _Rule:
         patterns: Bool[np.ndarray, "pattern g"],
         counts: Counts,
     ) -> None:
-        self.winner, self._counts = winner, counts
+        self.winner = winner
         self.a = np.array([effect.numerators for effect in effects])
         self.b = np.array(effects[0].denominators)
+        self._resamples = RatioResamples.of(self.a[winner], self.b, counts)
         signs = 1.0 - 2.0 * patterns
         self._flipped_a, self._flipped_b = signs @ self.a.T, signs @ self.b
 
@@ -159,10 +160,7 @@ class _Rule:
         p = float((flipped.max(1) >= least).mean())
         if not skewed_against(scores[self.winner]):
             return p
-        return max(
-            p,
-            min(1.0, len(scores) * bootstrap_t_p_of_counts(scores[self.winner], self._counts)),
-        )
+        return max(p, min(1.0, len(scores) * self._resamples.p(threshold)))
 
 
 def _interval(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Self
+
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
@@ -9,12 +12,13 @@ from numpy.typing import ArrayLike
 from mechtest.errors import SampleError
 from mechtest.stats.validation import finite_vector
 
-__all__ = ["RESAMPLES", "bootstrap_t_p", "bootstrap_t_p_of_counts", "resample_counts"]
+__all__ = ["RESAMPLES", "RatioResamples", "bootstrap_t_p", "resample_counts"]
 
 RESAMPLES = 9_999
 BATCH = 2_000
 
 Counts = Float[np.ndarray, "sample cluster"]
+Samples = Float[np.ndarray, " sample"]
 
 
 def bootstrap_t_p(
@@ -38,7 +42,8 @@ def bootstrap_t_p(
     Sources: Hall 1992, section 3.2; Davison & Hinkley 1997, section 4.4.
     """
     r = finite_vector(scores, "scores", item="cluster", at_least=2)
-    return bootstrap_t_p_of_counts(r, resample_counts(len(r), generator, resamples=resamples))
+    counts = resample_counts(len(r), generator, resamples=resamples)
+    return RatioResamples.of(r, np.zeros(len(r)), counts).p(0.0)
 
 
 def resample_counts(
@@ -65,20 +70,51 @@ def resample_counts(
     return counts
 
 
-def bootstrap_t_p_of_counts(scores: Float[np.ndarray, " cluster"], counts: Counts) -> float:
-    """Return what `bootstrap_t_p` does, given the samples."""
-    n = len(scores)
-    centred = scores - scores.mean()
-    scale = float(np.abs(scores).max())
-    if centred.std(ddof=1) <= 1e-9 * scale:
-        return 1.0
-    observed = float(scores.mean() / (centred.std(ddof=1) / np.sqrt(n)))
-    means = counts @ centred / n
-    variances = np.maximum(0.0, counts @ centred**2 - n * means**2) / (n - 1)
-    # Cancellation leaves 1e-16 of the largest square where a sample has one cluster only.
-    spread = variances > 1e-13 * float((centred**2).max())
-    errors = np.sqrt(np.where(spread, variances, 1.0) / n)
-    infinite = np.where(means >= -1e-9 * scale, np.inf, -np.inf)
-    t = np.where(spread, means / errors, infinite)
-    as_extreme = int((t >= observed - 1e-9 * abs(observed)).sum())
-    return (1 + as_extreme) / (1 + len(counts))
+@dataclass(frozen=True, eq=False)
+class RatioResamples:
+    """Bootstrap samples of scores a - theta * b, for any theta.
+
+    Means of samples are linear in theta and their variances quadratic, so that a threshold more
+    costs next to nothing.
+
+    Attributes:
+        a: Numerators, one a cluster.
+        b: Denominators.
+        means: Sample means of the centred a and b.
+        squares: Sample means of their squares and of their product: aa, ab, bb.
+    """
+
+    a: Float[np.ndarray, " cluster"]
+    b: Float[np.ndarray, " cluster"]
+    means: tuple[Samples, Samples]
+    squares: tuple[Samples, Samples, Samples]
+
+    @classmethod
+    def of(
+        cls, a: Float[np.ndarray, " cluster"], b: Float[np.ndarray, " cluster"], counts: Counts
+    ) -> Self:
+        """Return the samples that a table of counts stands for."""
+        n = len(a)
+        one, other = a - a.mean(), b - b.mean()
+        means = counts @ one / n, counts @ other / n
+        squares = tuple(counts @ row / n for row in (one * one, one * other, other * other))
+        return cls(a, b, means, (squares[0], squares[1], squares[2]))
+
+    def p(self, theta: float, sign: int = 1) -> float:
+        """Return p of "the mean of sign * (a - theta * b) is above zero"."""
+        scores = sign * (self.a - theta * self.b)
+        n, scale = len(scores), float(np.abs(scores).max())
+        error = float(scores.std(ddof=1)) / np.sqrt(n)
+        if error <= 1e-9 * scale / np.sqrt(n):
+            return 1.0
+        observed = float(scores.mean()) / error
+        means = sign * (self.means[0] - theta * self.means[1])
+        aa, ab, bb = self.squares
+        variances = aa - 2 * theta * ab + theta**2 * bb - means**2
+        # Cancellation leaves 1e-16 of the largest square where a sample has one cluster only.
+        spread = variances > 1e-13 * float(((scores - scores.mean()) ** 2).max())
+        errors = np.sqrt(np.where(spread, variances, 1.0) / (n - 1))
+        infinite = np.where(means >= -1e-9 * scale, np.inf, -np.inf)
+        t = np.where(spread, means / errors, infinite)
+        as_extreme = int((t >= observed - 1e-9 * abs(observed)).sum())
+        return (1 + as_extreme) / (1 + len(t))

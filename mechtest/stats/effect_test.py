@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 
-from mechtest.stats.bootstrap_t import Counts, bootstrap_t_p_of_counts, resample_counts
+from mechtest.stats.bootstrap_t import RatioResamples, resample_counts
 from mechtest.stats.effects import ClusterEffect, Heterogeneity, Scores, skewness
 from mechtest.stats.intervals import Interval, fieller_interval, inversion_interval
 from mechtest.stats.keys import keyed_generator
@@ -148,10 +149,10 @@ def _judged(
     flips = sign_flip_test(
         scores, alternative=alternative, generator=keyed_generator(seed, claim, "sign flips")
     )
-    signed = scores if alternative == "greater" else -scores
-    if not skewed_against(signed):
+    sign = 1 if alternative == "greater" else -1
+    if not skewed_against(sign * scores):
         return flips, None
-    return flips, bootstrap_t_p_of_counts(signed, _counts(effect, seed, claim))
+    return flips, _resamples(effect, seed, claim).p(threshold, sign)
 
 
 def skewed_against(scores: Scores) -> bool:
@@ -163,8 +164,11 @@ def skewed_against(scores: Scores) -> bool:
     return len(scores) <= MANY and skewness(scores) < -SKEWED
 
 
-def _counts(effect: ClusterEffect, seed: int, claim: str) -> Counts:
-    return resample_counts(effect.clusters, keyed_generator(seed, claim, "bootstrap t"))
+@functools.lru_cache(maxsize=16)
+def _resamples(effect: ClusterEffect, seed: int, claim: str) -> RatioResamples:
+    """Return the bootstrap samples of an effect: the same for its p values and its intervals."""
+    counts = resample_counts(effect.clusters, keyed_generator(seed, claim, "bootstrap t"))
+    return RatioResamples.of(np.array(effect.numerators), np.array(effect.denominators), counts)
 
 
 def effect_interval(effect: ClusterEffect, confidence: float, *, seed: int, claim: str) -> Interval:
@@ -192,14 +196,13 @@ def effect_interval(effect: ClusterEffect, confidence: float, *, seed: int, clai
         return found
     level = (1 - confidence) / 2
     width = found.high - found.low
-    counts = None
     ends: list[float | None] = []
     for end, sign in ((found.low, 1), (found.high, -1)):
         if not skewed_against(sign * effect.scores(end)) or width <= 0:
             ends.append(end)
             continue
-        counts = _counts(effect, seed, claim) if counts is None else counts
-        ends.append(_moved_out(effect, counts, level, end, sign, width))
+        resamples = _resamples(effect, seed, claim)
+        ends.append(_moved_out(effect, resamples, level, end, sign, width))
     if ends == [found.low, found.high]:
         return found
     reason = "" if None not in ends else "no end of skewed scores was found by the bootstrap-t"
@@ -208,15 +211,14 @@ def effect_interval(effect: ClusterEffect, confidence: float, *, seed: int, clai
 
 
 def _moved_out(
-    effect: ClusterEffect, counts: Counts, level: float, end: float, sign: int, width: float
-) -> float | None:
+    effect: ClusterEffect, resamples: RatioResamples, level: float, end: float, sign: int,
+    width: float,
+) -> float | None:  # fmt: skip
     """Return the nearest threshold at or beyond `end` that both tests reject."""
 
     def kept(threshold: float) -> bool:
-        scores = sign * effect.scores(threshold)
-        return skewed_against(scores) and not reaches(
-            bootstrap_t_p_of_counts(scores, counts), level
-        )
+        skewed = skewed_against(sign * effect.scores(threshold))
+        return skewed and not reaches(resamples.p(threshold, sign), level)
 
     if not kept(end):
         return end

@@ -27,6 +27,7 @@ from mechtest.interventions import (
     Subspace,
     ZeroAblation,
     fit_means,
+    fit_optimal,
 )
 from mechtest.records import ClaimRecord
 from mechtest.running_claim import RunningClaim, running
@@ -97,6 +98,39 @@ def test_an_effect_that_changes_sides_is_said_to_be_assumption_sensitive(matrix)
     assert "assumption-sensitive" in said.reason
     assert "assumption-sensitive" in said.notes[-1]
     assert f"{first} ablation" in said.reason
+
+
+def test_optimal_constants_are_fitted_on_the_discovery_half():
+    study = prepare_study(prose(), [Circuit(CARRIES)], prompts(), "logit_difference")
+    said = check_necessary(
+        prose(), Circuit(CARRIES), prompts(), threshold=0.5, level=LEVEL,
+        ablations=("resample", "optimal"),
+    )  # fmt: skip
+    (found,) = said.evidence[0].ablations
+    fitted = fit_optimal(study.discovery, Circuit(CARRIES))
+    alone = check_necessary(
+        prose(), Circuit(CARRIES), prompts(), threshold=0.5, level=LEVEL,
+        ablations=("resample", fitted),
+    )  # fmt: skip
+    assert found.effect == alone.evidence[0].ablations[0].effect
+    assert fitted.loss < fitted.loss_of_mean
+    assert found.intervention == "optimal"
+
+
+def test_optimal_constants_decide_only_where_nothing_else_is_ablated():
+    decides = {"threshold": 0.5, "level": LEVEL, "ablations": ("optimal", "zero")}
+    ranked = check_necessary(prose(), Circuit(CARRIES), prompts(), **decides)
+    assert ranked.verdict == "invalid"
+    assert "constants for one circuit" in ranked.reason
+    keep = check_sufficient(
+        prose(), Circuit(CARRIES), prompts(), mode="keep", level=LEVEL,
+        ablations=("resample", "optimal"),
+    )  # fmt: skip
+    assert "constants for one circuit" in keep.reason
+    absent = check_not_necessary(
+        prose(), Circuit(INERT), prompts(), level=LEVEL, ablations=("optimal",)
+    )
+    assert (absent.verdict, absent.evidence[0].intervention) == ("supported", "optimal")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ import torch
 from scipy.optimize import brentq
 from scipy.stats import binomtest
 
-from mechtest.assertions import conduct, flip_rate
+from mechtest.assertions import comparisons, conduct, flip_rate
 from mechtest.assertions.absence import absence_terms
 from mechtest.assertions.asking import Asked
 from mechtest.assertions.control_sets import COMPONENTS, Control, channel_sets, choose_controls
@@ -312,6 +312,9 @@ def as_measured() -> Iterator[_Current]:
         patch.setattr(conduct, "choose_controls", choose)
         patch.setattr(conduct, "require_no_cut", no_cut)
         patch.setattr(flip_rate, "require_no_cut", no_cut)
+        # What would settle a claim decides nothing, and is planned from many samples.
+        patch.setattr(conduct, "what_would_settle", lambda *_: "")
+        patch.setattr(comparisons, "more_templates", lambda *_: "")
         # Forty probes whether controls can differ from the claim; they do.
         patch.setattr(SubspaceControls, "_refuse_copies", lambda self: None)
         measured_once(patch)

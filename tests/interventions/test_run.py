@@ -20,6 +20,7 @@ from mechtest.interventions import (
     Subspace,
     ZeroAblation,
     fit_means,
+    fit_optimal,
     fit_spectrum,
 )
 from mechtest.models import HookedMamba
@@ -131,7 +132,7 @@ def test_zero_and_mean_ablation_put_in_zeros_and_means(model, prompts, runner):
 
 
 def test_fits_refuse_the_test_half(runner):
-    for fit in (fit_means, fit_spectrum):
+    for fit in (fit_means, fit_optimal, fit_spectrum):
         with pytest.raises(ShapeError, match="kept for testing"):
             fit(runner, Circuit("blocks.1.hook_out_proj@last"))
 
