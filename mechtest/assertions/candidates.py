@@ -185,6 +185,12 @@ class CandidateTerms:
     def __post_init__(self) -> None:
         object.__setattr__(self, "first", self.each[0])
         one = self.first
+        if one.equivalent is not None:
+            raise ClaimInvalid(
+                "the best of some circuits is the largest, and has no upper bound to be held to",
+                given=f"best_of(...) and equivalent={one.equivalent!r}",
+                expected="one circuit, or no `equivalent`",
+            )
         if one.threshold is None or one.direction != "greater" or one.mode == "keep":
             raise ClaimInvalid(
                 "the best of some circuits can be claimed to be necessary, or sufficient when "

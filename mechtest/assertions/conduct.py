@@ -24,6 +24,7 @@ from mechtest.assertions.control_sets import (
 )
 from mechtest.assertions.guards import (
     changed_share,
+    not_too_much,
     require_behaviour,
     require_no_cut,
     visible_part,
@@ -164,6 +165,9 @@ def begin(study: Study, terms: Terms, claim: RunningClaim, *, label: str = "") -
     effect, tested = effect_against_threshold(study, terms, measured, level, seed, key)
     if effect is None or reaches(effect.p, level):
         guards += _illusions(question, measured, sets, terms, level, seed, key)
+    if terms.equivalent is not None:
+        margin, rate = terms.equivalent, terms.refutation
+        guards.append(not_too_much(study, measured, margin, level, rate, seed=seed, claim=key))
     return Begun(
         question, terms, level, key, label, sets, measured, tuple(guards), effect, tested, seed
     )  # fmt: skip

@@ -26,6 +26,7 @@ from mechtest.tasks import logit_difference
 __all__ = [
     "BEHAVIOUR_LEVEL",
     "changed_share",
+    "not_too_much",
     "require_behaviour",
     "require_no_cut",
     "visible_part",
@@ -213,6 +214,36 @@ def _not_less(
     if wide.high is not None and wide.high < 1 - delta:
         return Guard(name, passed=False, detail=f"illusion: {detail}", p=found.p)
     return Guard(name, passed=None, detail=f"{detail}: not settled, p {found.p:.3g}", p=found.p)
+
+
+def not_too_much(
+    study: Study, measured: Measured, margin: float, level: float, refutation: float, *, seed: int,
+    claim: str,
+) -> Guard:  # fmt: skip
+    """Return whether an effect is shown to lie below 1 + `margin`, the other side of "the same".
+
+    Null hypothesis: the effect is at least 1 + `margin`.
+    Exchange unit, exactness: as `mechtest.stats.effect_test`.
+
+    Args:
+        study: For templates.
+        measured: What the circuit did.
+        margin: A share of the behaviour.
+        level: Level of the claim; the guard's p is a part of the claim's.
+        refutation: The claim's rate of false "refuted", of which this way takes a quarter.
+        seed: Root seed.
+        claim: What random draws are keyed by.
+    """
+    effect = measured.effect(study)
+    assert effect.estimate is not None, "the behaviour was tested before"
+    key, most = f"{claim}|equivalent", 1 + margin
+    found = effect_test(effect, most, level, seed=seed, claim=key, alternative="less")
+    wide = effect_interval(effect, 1 - refutation / 2, seed=seed, claim=key)
+    detail = f"the effect {effect.estimate:.3g} against at most {most:g}: p {found.p:.2g}"
+    if reaches(found.p, level):
+        return Guard("equivalent", passed=True, detail=detail, p=found.p)
+    above = wide.low is not None and wide.low > most
+    return Guard("equivalent", passed=False if above else None, detail=detail, p=found.p)
 
 
 def changed_share(measured: Measured, *, absence: bool) -> Guard:

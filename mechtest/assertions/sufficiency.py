@@ -21,7 +21,11 @@ Sufficiency = Literal["restore", "keep"]
 
 
 def sufficiency_terms(
-    circuit: Circuit, threshold: float, asked: Asked, mode: Sufficiency = "restore"
+    circuit: Circuit,
+    threshold: float,
+    asked: Asked,
+    mode: Sufficiency = "restore",
+    equivalent: float | None = None,
 ) -> Terms:
     """Return the terms of a claim of sufficiency."""
     if mode not in ("restore", "keep"):
@@ -42,6 +46,7 @@ def sufficiency_terms(
         max_controls=asked.max_controls,
         illusion=asked.illusion if circuit.subspace is not None else None,
         min_accuracy=asked.min_accuracy,
+        equivalent=equivalent,
     )
 
 
@@ -52,6 +57,7 @@ def check_sufficient(
     *,
     threshold: float = 0.8,
     mode: Sufficiency = "restore",
+    equivalent: float | None = None,
     **options: Unpack[Options],
 ) -> ClaimRecord:
     """Check that a circuit alone gives more than a share of the behaviour.
@@ -70,6 +76,10 @@ def check_sufficient(
         prompts: As for `check_necessary`.
         threshold: theta0, the smallest share of interest.
         mode: `restore` or `keep`.
+        equivalent: Also show that the circuit does not give more than 1 + this share: a circuit
+            without what holds the model back overshoots, and is not what the model does. With
+            `threshold` one minus this share that is a two one-sided test of "the same". None
+            leaves the effect open above.
         **options: See `Options`.
 
     Returns:
@@ -77,12 +87,13 @@ def check_sufficient(
         everything in any model.
 
     Sign: 1 when the answer is as clear as on the clean prompt; above 1 is possible.
-    Sources: Zhang & Nanda 2023 (denoising); Hanna et al. 2024 and MIB 2025 (faithfulness).
+    Sources: Zhang & Nanda 2023 (denoising); Hanna et al. 2024 and MIB 2025 (faithfulness, whose
+        CMD counts what is above 1 as a deviation too); Schuirmann 1987 for `equivalent`.
     """
     asked = Asked(**options)
     return ask(
         "sufficiency",
-        lambda c: sufficiency_terms(c, threshold, asked, mode),
+        lambda c: sufficiency_terms(c, threshold, asked, mode, equivalent),
         model,
         circuit,
         prompts,
@@ -97,6 +108,7 @@ def assert_sufficient(
     *,
     threshold: float = 0.8,
     mode: Sufficiency = "restore",
+    equivalent: float | None = None,
     **options: Unpack[Options],
 ) -> ClaimRecord:
     """Assert what `check_sufficient` checks, and attach the record to the running test.
@@ -105,5 +117,7 @@ def assert_sufficient(
         ClaimRefuted, ClaimInconclusive, ClaimInvalid: As `assert_necessary`.
     """
     __tracebackhide__ = True
-    record = check_sufficient(model, circuit, prompts, threshold=threshold, mode=mode, **options)
+    record = check_sufficient(
+        model, circuit, prompts, threshold=threshold, mode=mode, equivalent=equivalent, **options
+    )
     return conclude(record, circuit.name)

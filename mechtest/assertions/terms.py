@@ -51,6 +51,7 @@ class Terms:
         judged: Whether the effect is held against `threshold` here; False where it is one of
             several whose mean is.
         others: Ablations that are measured and reported beside, and decide nothing.
+        equivalent: Also show that the effect is below 1 + this share; None to leave it open above.
     """
 
     kind: str
@@ -68,6 +69,7 @@ class Terms:
     refutation: float = REFUTATION
     judged: bool = True
     others: tuple[Intervention, ...] = ()
+    equivalent: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.intervention, Intervention):
@@ -79,6 +81,12 @@ class Terms:
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise ClaimInvalid(
                 "a threshold has to be a finite number", given=f"threshold={self.threshold!r}"
+            )
+        if self.equivalent is not None and not 0 < self.equivalent < math.inf:
+            raise ClaimInvalid(
+                "the margin of an equivalence is a share of the behaviour",
+                given=f"equivalent={self.equivalent!r}",
+                expected="a positive number, for example equivalent=0.1",
             )
 
     def settings(self, study: Study) -> dict[str, Any]:
@@ -103,6 +111,7 @@ class Terms:
             "min_accuracy": self.min_accuracy,
             "prompts": study.tested.digest[:16],
             **({"others": [one.name for one in self.others]} if self.others else {}),
+            **({} if self.equivalent is None else {"equivalent": self.equivalent}),
         }
 
     def require_attainable(self, study: Study, level: float) -> None:

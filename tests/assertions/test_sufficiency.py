@@ -1,13 +1,20 @@
 """A circuit is sufficient when it brings the answer back, restored or kept alone."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
-from mechtest.assertions import check_sufficient
+from mechtest.assertions import best_of, check_sufficient
+from mechtest.assertions._decide import EffectFinding, decide
 from mechtest.assertions.complement import complement_of, universe_of
+from mechtest.assertions.guards import not_too_much
+from mechtest.assertions.question import Question
+from mechtest.assertions.study import prepare_study
 from mechtest.discovery import find_difference_subspace
-from mechtest.interventions import Circuit
+from mechtest.interventions import Circuit, ResampleAblation
 from mechtest.records import ClaimRecord
-from tests.assertions.zoo import CARRIES, INERT, LEVEL, prompts, prose, recall
+from tests.assertions.zoo import CARRIES, INERT, LEVEL, interval, prompts, prose, recall
 
 MODES = ["restore", "keep"]
 
@@ -96,3 +103,48 @@ def test_an_unknown_mode_is_invalid():
     found = check_sufficient(prose(), Circuit(CARRIES), prompts(), mode="both", level=LEVEL)
     assert (found.verdict, found.binding) == ("invalid", "MT703")
     assert "no mode 'both'" in found.reason
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_same_as_the_model_is_shown_on_both_sides(mode):
+    asked = {"mode": mode, "threshold": 0.9, "level": LEVEL}
+    found = check_sufficient(prose(), Circuit(CARRIES), prompts(), equivalent=0.1, **asked)
+    (guard,) = [one for one in found.evidence[0].guards if one.name == "equivalent"]
+    assert (found.verdict, guard.passed) == ("supported", True)
+    assert guard.p <= LEVEL
+    assert found.p >= guard.p
+    assert found.settings["equivalent"] == 0.1
+    without = check_sufficient(prose(), Circuit(CARRIES), prompts(), **asked)
+    assert "equivalent" not in without.settings
+    assert without.evidence[0].effect == found.evidence[0].effect
+
+
+@pytest.mark.parametrize(
+    ("share", "passed"), [(0.9, True), (1.0, True), (1.1, None), (1.3, False), (2.0, False)]
+)
+def test_a_circuit_that_gives_more_than_the_model_is_not_the_same(share, passed):
+    """Left out what holds the answer back, it comes out clearer than in the model."""
+    study = prepare_study(prose(), [Circuit(CARRIES)], prompts(), "logit_difference")
+    question = Question(study, "restore", ResampleAblation(), Circuit(CARRIES))
+    found = question.measure([Circuit(CARRIES)])
+    spread = np.linspace(-0.05, 0.05, len(found.behaviour))  # symmetric about the share
+    given = replace(found, moved_part=(share + spread) * found.behaviour)
+    guard = not_too_much(study, given, 0.1, LEVEL, 0.05, seed=0, claim="c")
+    assert guard.passed is passed
+    assert (guard.p <= LEVEL) is (passed is True)
+    wide = interval(share - 0.02, share + 0.02)
+    effect = EffectFinding(share, 0.8, "greater", 1e-4, wide)
+    verdicts = {True: "supported", None: "inconclusive", False: "refuted"}
+    assert decide(LEVEL, effect=effect, controls=None, guards=[guard]).verdict == verdicts[passed]
+
+
+def test_margins_that_mean_nothing_are_refused():
+    for margin in (0.0, -0.1, float("nan")):
+        found = check_sufficient(
+            prose(), Circuit(CARRIES), prompts(), equivalent=margin, level=LEVEL
+        )
+        assert found.verdict == "invalid"
+        assert "margin of an equivalence" in found.reason
+    best = best_of([Circuit(CARRIES), Circuit(INERT)])
+    found = check_sufficient(prose(), best, prompts(), equivalent=0.1, level=LEVEL)
+    assert "no upper bound" in found.reason
