@@ -10,12 +10,13 @@ from jaxtyping import Bool
 
 from mechtest.errors import SampleError
 from mechtest.stats.bootstrap_t import Counts, RatioResamples, resample_counts
-from mechtest.stats.effect_test import effect_interval, skewed_against
+from mechtest.stats.effect_test import effect_interval
 from mechtest.stats.effects import ClusterEffect
 from mechtest.stats.intervals import Interval
 from mechtest.stats.keys import keyed_generator
 from mechtest.stats.levels import reaches
 from mechtest.stats.sign_flip import EXACT_UP_TO, FLIPS, TIE, drawn_patterns
+from mechtest.stats.skewed_mean import skewed_against, skewed_mean_p
 
 __all__ = ["BestOf", "best_of_test"]
 
@@ -71,7 +72,7 @@ def best_of_test(
     Exactness: exact for scores that are jointly symmetric about the threshold; up to 14 clusters
         all patterns are enumerated, beyond that (1 + #) / (1 + flips). Where the winner's scores
         are skewed against the claim (see `effect_test`), p is the larger of this and the number of
-        effects times its bootstrap-t p.
+        effects times its p for skewed scores.
 
     Args:
         effects: Of the same clusters and denominators: one behaviour, several interventions.
@@ -98,7 +99,7 @@ def best_of_test(
     many = len(effects)
     method = f"cluster sign flips of the largest of {many} effects (max-T), {shown}"
     if skewed_against(effects[winner].scores(threshold)):
-        method += f"; larger of this and {many} times the cluster bootstrap-t, scores are skewed"
+        method += f"; larger of this and {many} times a test for skewed scores"
     interval = _interval(effects, rule, threshold, level, seed, claim)
     return BestOf(winner, tuple(estimates), rule.p(threshold), alone, method, interval)
 
@@ -151,7 +152,7 @@ class _Rule:
         self._flipped_a, self._flipped_b = signs @ self.a.T, signs @ self.b
 
     def p(self, threshold: float) -> float:
-        """Return the larger of max-T and, where skewed scores ask for it, the bootstrap-t."""
+        """Return p of max-T, and the larger of it and of the other test for skewed scores."""
         scores = self.a - threshold * self.b
         size = np.sqrt((scores**2).sum(1))
         size[size == 0] = 1.0  # all scores are zero, and so is the sum
@@ -160,7 +161,7 @@ class _Rule:
         p = float((flipped.max(1) >= least).mean())
         if not skewed_against(scores[self.winner]):
             return p
-        return max(p, min(1.0, len(scores) * self._resamples.p(threshold)))
+        return max(p, min(1.0, len(scores) * skewed_mean_p(self._resamples, threshold)))
 
 
 def _interval(

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from mechtest.stats.bootstrap_t import RatioResamples, resample_counts
-from mechtest.stats.effects import ClusterEffect, Heterogeneity, Scores, skewness
+from mechtest.stats.effects import ClusterEffect, Heterogeneity
 from mechtest.stats.intervals import Interval, fieller_interval, inversion_interval
 from mechtest.stats.keys import keyed_generator
 from mechtest.stats.levels import reaches
 from mechtest.stats.sign_flip import Alternative, SignFlip, sign_flip_test
+from mechtest.stats.skewed_mean import skewed_against, skewed_mean_p
 
 __all__ = [
     "Behaviour",
@@ -21,14 +22,7 @@ __all__ = [
     "effect_interval",
     "effect_p_value",
     "effect_test",
-    "skewed_against",
 ]
-
-SKEWED = 0.01
-"""Skewness against the claim beyond which a second test joins in: any but that of rounding."""
-
-MANY = 500
-"""Clusters beyond which skewness no longer matters to a mean, and a second test only costs."""
 
 FARTHEST = 64.0
 """Widths of the sign-flip interval beyond which no end of the joint one is looked for."""
@@ -45,7 +39,7 @@ class EffectTest:
         p: The p value the verdict uses.
         method: How `p` was computed, in words.
         sign_flip: The sign-flip test.
-        bootstrap_p: p of the bootstrap-t where skewness asked for it, else None.
+        skewed_p: p of the test for skewed scores where skewness asked for it, else None.
         interval: Test-inversion interval of confidence 1 - 2 * level.
         fieller: Fieller interval of the same confidence.
         heterogeneity: Whether the clusters agree.
@@ -57,7 +51,7 @@ class EffectTest:
     p: float
     method: str
     sign_flip: SignFlip
-    bootstrap_p: float | None
+    skewed_p: float | None
     interval: Interval
     fieller: Interval
     heterogeneity: Heterogeneity
@@ -94,8 +88,9 @@ def effect_test(
     Null hypothesis: the effect is <= threshold (`"greater"`) or >= threshold (`"less"`).
     Exchange unit: the sign of a cluster's score A_g - threshold * B_g.
     Exactness: as `sign_flip_test`. Where the scores are skewed against the claim, p is the larger
-        of the sign-flip and the bootstrap-t p value, and `method` says so: sign flips alone call
-        too much true then, whatever the number of clusters. The interval inverts the same rule.
+        of the sign-flip p value and that of `skewed_mean_p`, and `method` says so: sign flips alone
+        call too much true then, whatever the number of clusters. The interval inverts the same
+        rule.
 
     Args:
         effect: From `cluster_effect`.
@@ -108,11 +103,11 @@ def effect_test(
     Sign: see `ClusterEffect.scores`.
     Sources: Canay, Romano & Shaikh 2017; Hall 1992, section 3.2.
     """
-    flips, bootstrap_p = _judged(effect, threshold, alternative, seed, claim)
+    flips, skewed_p = _judged(effect, threshold, alternative, seed, claim)
     p, method = flips.p, f"cluster sign flips, {flips.method}"
-    if bootstrap_p is not None:
-        p = max(p, bootstrap_p)
-        method += "; larger of this and the cluster bootstrap-t, because the scores are skewed"
+    if skewed_p is not None:
+        p = max(p, skewed_p)
+        method += "; larger of this and a test for skewed scores"
     confidence = 1 - 2 * level
     return EffectTest(
         effect=effect,
@@ -121,7 +116,7 @@ def effect_test(
         p=p,
         method=method,
         sign_flip=flips,
-        bootstrap_p=bootstrap_p,
+        skewed_p=skewed_p,
         interval=effect_interval(effect, confidence, seed=seed, claim=claim),
         fieller=fieller_interval(effect, confidence),
         heterogeneity=effect.heterogeneity(threshold),
@@ -137,14 +132,14 @@ def effect_p_value(
     alternative: Alternative = "greater",
 ) -> float:
     """Return the p value of `effect_test` alone, where no interval is wanted."""
-    flips, bootstrap_p = _judged(effect, threshold, alternative, seed, claim)
-    return max(flips.p, 0.0 if bootstrap_p is None else bootstrap_p)
+    flips, skewed_p = _judged(effect, threshold, alternative, seed, claim)
+    return max(flips.p, 0.0 if skewed_p is None else skewed_p)
 
 
 def _judged(
     effect: ClusterEffect, threshold: float, alternative: Alternative, seed: int, claim: str
 ) -> tuple[SignFlip, float | None]:
-    """Return the sign-flip test, and p of the bootstrap-t where skewed scores ask for it."""
+    """Return the sign-flip test, and p of the other where skewed scores ask for it."""
     scores = effect.scores(threshold)
     flips = sign_flip_test(
         scores, alternative=alternative, generator=keyed_generator(seed, claim, "sign flips")
@@ -152,16 +147,7 @@ def _judged(
     sign = 1 if alternative == "greater" else -1
     if not skewed_against(sign * scores):
         return flips, None
-    return flips, _resamples(effect, seed, claim).p(threshold, sign)
-
-
-def skewed_against(scores: Scores) -> bool:
-    """Tell whether a few clusters lie far on the wrong side of the others.
-
-    Args:
-        scores: One a cluster; positive ones speak for the claim.
-    """
-    return len(scores) <= MANY and skewness(scores) < -SKEWED
+    return flips, skewed_mean_p(_resamples(effect, seed, claim), threshold, sign)
 
 
 @functools.lru_cache(maxsize=16)
@@ -175,8 +161,8 @@ def effect_interval(effect: ClusterEffect, confidence: float, *, seed: int, clai
     """Return the thresholds that `effect_test` rejects in neither direction.
 
     The sign-flip interval, an end of which is moved outward where the scores are skewed against
-    being beyond it and the bootstrap-t does not reject it. With confidence = 1 - 2 * level, p <=
-    level says the same as the interval lying beyond the threshold.
+    being beyond it and the test for such scores does not reject it. With confidence =
+    1 - 2 * level, p <= level says the same as the interval lying beyond the threshold.
 
     Null hypothesis, exchange unit, exactness: as `effect_test`, inverted.
 
@@ -205,8 +191,8 @@ def effect_interval(effect: ClusterEffect, confidence: float, *, seed: int, clai
         ends.append(_moved_out(effect, resamples, level, end, sign, width))
     if ends == [found.low, found.high]:
         return found
-    reason = "" if None not in ends else "no end of skewed scores was found by the bootstrap-t"
-    method = f"{found.method}, widened by the bootstrap-t"
+    reason = "" if None not in ends else "no end was found for such skewed scores"
+    method = f"{found.method}, widened for skewed scores"
     return Interval(ends[0], ends[1], confidence, method, reason)
 
 
@@ -218,7 +204,7 @@ def _moved_out(
 
     def kept(threshold: float) -> bool:
         skewed = skewed_against(sign * effect.scores(threshold))
-        return skewed and not reaches(resamples.p(threshold, sign), level)
+        return skewed and not reaches(skewed_mean_p(resamples, threshold, sign), level)
 
     if not kept(end):
         return end

@@ -37,7 +37,7 @@ def test_parts_and_their_opposites_agree_with_scipy_and_statsmodels():
     for part, row in zip(found.parts, scores, strict=True):
         flips = sign_flips(row, "greater")
         joined += skew(row) < 0
-        if skew(row) < 0:  # the bootstrap-t joins
+        if skew(row) < 0:  # another test joins
             assert part.p >= flips - 1.01 / 1024
         else:
             assert part.p == pytest.approx(flips, abs=1.01 / 1024)  # a near tie

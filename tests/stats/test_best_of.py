@@ -93,7 +93,7 @@ def test_skewed_scores_ask_for_the_bootstrap_of_as_many():
     tail = np.array([0.5] * 9 + [-2.0])
     effects = [cluster_effect(tail + shift, np.ones(10), labels) for shift in (0.5, 0.4)]
     found = best_of_test(effects, 0.1, 0.05, seed=0, claim="c")
-    assert "2 times the cluster bootstrap-t" in found.method
+    assert "2 times a test for skewed scores" in found.method
     assert found.p >= found.alone
 
 
