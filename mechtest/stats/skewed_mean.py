@@ -77,4 +77,5 @@ def hall_transformed(
 
     T + g T^2 / 3 + g^2 T^3 / 27 + g / 6n: it rises with T, and is T where nothing is skewed.
     """
-    return ratio + skew * ratio**2 / 3 + skew**2 * ratio**3 / 27 + skew / (6 * clusters)
+    moved = ratio + skew * ratio**2 / 3 + skew**2 * ratio**3 / 27 + skew / (6 * clusters)
+    return np.asarray(moved)
