@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import jaxtyping
@@ -35,8 +36,12 @@ from mechtest.interventions import Circuit, Subspace, fit_spectrum
 from mechtest.records import Verdict
 from mechtest.running_claim import RunningClaim
 from mechtest.stats import (
+    ClusterEffect,
+    Interval,
     SubspaceControls,
     effect_test_power,
+    inversion_interval,
+    keyed_generator,
     standardised_distance,
 )
 from mechtest.stats.effects import skewness
@@ -63,6 +68,9 @@ __all__ = [
 
 OUT_OF_THE_WAY = -10.0
 """A threshold that every effect passes, where only the rank is asked about."""
+
+EFFECT_TEST = import_module("mechtest.stats.effect_test")
+"""The module, not the function of the same name that its package offers."""
 
 POOL = 1600
 """Draws of a family: more than the controls a claim at .0025 can ask for."""
@@ -279,6 +287,12 @@ def planned_power(kind: str, population: Population, circuit: Circuit, power: fl
 # --- what is measured once -----------------------------------------------------------------------
 
 
+def unwidened(effect: ClusterEffect, confidence: float, *, seed: int, claim: str) -> Interval:
+    """Return the interval of sign flips alone."""
+    generator = keyed_generator(seed, claim, "sign flips")
+    return inversion_interval(effect, confidence, generator=generator)
+
+
 @dataclass
 class _Current:
     sets: PooledSets | None = None
@@ -312,7 +326,8 @@ def as_measured() -> Iterator[_Current]:
         patch.setattr(conduct, "choose_controls", choose)
         patch.setattr(conduct, "require_no_cut", no_cut)
         patch.setattr(flip_rate, "require_no_cut", no_cut)
-        # What would settle a claim decides nothing, and is planned from many samples.
+        # What would settle a claim, and the interval that is shown, decide nothing and take long.
+        patch.setattr(EFFECT_TEST, "effect_interval", unwidened)
         patch.setattr(conduct, "what_would_settle", lambda *_: "")
         patch.setattr(comparisons, "more_templates", lambda *_: "")
         # Forty probes whether controls can differ from the claim; they do.
