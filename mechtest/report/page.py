@@ -44,7 +44,9 @@ Row = Mapping[str, Any]
 
 # A report beyond this many characters is embedded without the lists of single values.
 _EMBEDDED_LIMIT = 300_000
-_SINGLE_VALUES = {"values", "prompt_ids", "effects", "behaviours"}
+_SINGLE_VALUES = {
+    "values", "prompt_ids", "effects", "behaviours", "templates", "prompt_digests",
+}  # fmt: skip
 _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 

@@ -79,6 +79,11 @@ from mechtest.stats.multiplicity import (
     holm,
     static_levels,
 )
+from mechtest.stats.noninferiority import (
+    MARGIN,
+    NonInferiority,
+    noninferiority_test,
+)
 from mechtest.stats.optimism import (
     optimism_interval,
 )
@@ -148,6 +153,7 @@ __all__ = [
     "FLIPS",
     "KINDS",
     "LOSSES",
+    "MARGIN",
     "AllParts",
     "AllSeeds",
     "Behaviour",
@@ -169,6 +175,7 @@ __all__ = [
     "MatchSide",
     "MeanOverSeeds",
     "Membership",
+    "NonInferiority",
     "Part",
     "SignFlip",
     "Spectrum",
@@ -209,6 +216,7 @@ __all__ = [
     "needed_clusters",
     "needed_controls",
     "needed_seeds",
+    "noninferiority_test",
     "optimism_interval",
     "plan_clusters",
     "position_strata",
