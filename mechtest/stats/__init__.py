@@ -82,7 +82,9 @@ from mechtest.stats.multiplicity import (
 from mechtest.stats.noninferiority import (
     MARGIN,
     NonInferiority,
+    StillAbsent,
     noninferiority_test,
+    still_absent_test,
 )
 from mechtest.stats.optimism import (
     optimism_interval,
@@ -180,6 +182,7 @@ __all__ = [
     "SignFlip",
     "Spectrum",
     "StableSeeds",
+    "StillAbsent",
     "SubspaceControls",
     "SubspaceDraw",
     "TwinCount",
@@ -233,6 +236,7 @@ __all__ = [
     "stable_seeds",
     "standardised_distance",
     "static_levels",
+    "still_absent_test",
     "two_sample_test",
     "wilson_interval",
 ]

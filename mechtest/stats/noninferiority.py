@@ -24,7 +24,7 @@ from mechtest.stats.levels import reaches
 from mechtest.stats.sign_flip import EXACT_UP_TO, FLIPS, TIE, drawn_patterns, subset_sums
 from mechtest.stats.validation import finite_number
 
-__all__ = ["MARGIN", "NonInferiority", "noninferiority_test"]
+__all__ = ["MARGIN", "NonInferiority", "StillAbsent", "noninferiority_test", "still_absent_test"]
 
 MARGIN = 0.2
 """Share of an effect that may be lost before it counts as another effect."""
@@ -85,6 +85,37 @@ class NonInferiority:
         return lost or self.grew
 
 
+@dataclass(frozen=True)
+class StillAbsent:
+    """What is known about an effect that was absent before.
+
+    Attributes:
+        effect: As a share of the behaviour; None where there is no behaviour.
+        threshold: Effects below this are called absent.
+        level: Level of the claim.
+        p: p value of "below the threshold".
+        method: How `p` was computed, in words.
+        wide: Interval of the effect, of confidence .95.
+    """
+
+    effect: float | None
+    threshold: float
+    level: float
+    p: float
+    method: str
+    wide: Interval
+
+    @property
+    def held(self) -> bool:
+        """Whether the effect is shown to be below its threshold."""
+        return reaches(self.p, self.level)
+
+    @property
+    def regressed(self) -> bool:
+        """Whether it is shown to be above."""
+        return self.wide.low is not None and self.wide.low > self.threshold
+
+
 def noninferiority_test(
     before: ArrayLike,
     after: ArrayLike,
@@ -126,9 +157,9 @@ def noninferiority_test(
         raise SampleError("a margin is a share", given=margin, expected="a number between 0 and 1")
     effect = cluster_effect(after, before, labels)
     sums = _sums(effect)
-    p, method = _lost_too_much(effect, *sums, 1 - margin, 1, level)
+    p, method = _beyond(effect, *sums, 1 - margin, 1, level)
     if two_sided:
-        other, how = _lost_too_much(effect, *sums, 1 + margin, -1, level)
+        other, how = _beyond(effect, *sums, 1 + margin, -1, level)
         p, method = max(p, other), how if other > p else method
     low, wide = (interval_of_sums(*sums, c) for c in (1 - 2 * level, 1 - REFUTATION))
     return NonInferiority(
@@ -145,7 +176,42 @@ def noninferiority_test(
     )
 
 
-def _lost_too_much(
+def still_absent_test(
+    effects: ArrayLike,
+    behaviours: ArrayLike,
+    labels: Sequence[Hashable],
+    threshold: float,
+    level: float,
+) -> StillAbsent:
+    """Test whether an effect is below its threshold, as `equivalence_test` does from above.
+
+    The mirror of `noninferiority_test` for an effect of which there was nothing to keep: the margin
+    is the claim's own threshold, and the yardstick the behaviour of the second checkpoint.
+
+    Null hypothesis: the effect is at least `threshold`.
+    Exchange unit, exactness, patterns: as `noninferiority_test`.
+
+    Args:
+        effects: Part of the behaviour moved, one a prompt.
+        behaviours: Behaviour there was to move, one a prompt, in the same unit.
+        labels: Cluster (template) of each prompt.
+        threshold: Of the claim, in shares of the behaviour.
+        level: Level of the claim.
+
+    Raises:
+        SampleError, NonFiniteError: As `noninferiority_test`.
+
+    Sign: a small p speaks for an absence.
+    Sources: Schuirmann 1987.
+    """
+    effect = cluster_effect(effects, behaviours, labels)
+    sums = _sums(effect)
+    p, method = _beyond(effect, *sums, finite_number(threshold, "threshold"), -1, level)
+    wide = interval_of_sums(*sums, 1 - REFUTATION)
+    return StillAbsent(effect.estimate, threshold, level, p, method, wide)
+
+
+def _beyond(
     effect: ClusterEffect,
     after: Float[np.ndarray, " pattern"],
     before: Float[np.ndarray, " pattern"],
@@ -153,7 +219,7 @@ def _lost_too_much(
     direction: int,
     level: float,
 ) -> tuple[float, str]:
-    """Return the p value of "the kept share is beyond `bound`", and how it was computed."""
+    """Return the p value of "the ratio is above `bound`" (below, for -1), and its method."""
     scores = direction * effect.scores(bound)
     sums = direction * (after - bound * before)
     p = float((sums <= TIE * np.abs(scores).max()).sum()) / len(sums)
