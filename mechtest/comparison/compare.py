@@ -109,7 +109,6 @@ def _described(report: Mapping[str, Any], name: str) -> dict[str, Any]:
     git = report["provenance"].get("git") or {}
     return {
         "name": name,
-        "started": str(report["run"].get("started", "")),
         "commit": str(git.get("commit", "")),
         "claims": len(report["claims"]),
         "findings": sum(bool(row["as_expected"]) for row in report["claims"]),
