@@ -112,8 +112,8 @@ def _told(comparison: dict[str, Any]) -> list[str]:
     from mechtest.report import comparison_cells, comparison_headline
 
     lines = [comparison_headline(comparison)]
-    for name, change, kept, verdicts, why in comparison_cells(comparison):
-        lines += [name, f"  {change}, kept {kept}, {verdicts}", f"  {why}"]
+    for name, change, _, verdicts, why in comparison_cells(comparison):
+        lines += [f"{change}: {name}", f"  {verdicts}; {why}"]
     counts = comparison["counts"]
     counted = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     return [*lines, counted or "no claims", *comparison["notes"]]
