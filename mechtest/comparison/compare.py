@@ -145,8 +145,7 @@ def _outcome(
         return _Outcome(change, f"{before['verdict']} before, {after['verdict']} now")
     if after["verdict"] not in DECIDED:
         change = "regressed" if after["binding"] == GONE else "incomplete"
-        why = f": {after['reason']}" if after["reason"] else ""
-        return _Outcome(change, f"{after['verdict'].replace('_', ' ')} now{why}")
+        return _Outcome(change, f"{after['verdict'].replace('_', ' ')} now{_why(after)}")
     fields = differences_of_claims(before, after, alphas)
     if fields:
         return _Outcome("incomparable", "; ".join(map(str, fields)), fields=tuple(fields))
@@ -193,8 +192,12 @@ def _own_verdict(before: Row, after: Row, *, settled: bool) -> tuple[str, str]:
         return "held", said
     if after["verdict"] == "inconclusive":
         return ("held" if settled else "inconclusive"), said
-    why = f": {after['reason']}" if after["reason"] else ""
-    return "regressed", said + why
+    return "regressed", said + _why(after)
+
+
+def _why(row: Row) -> str:
+    first = str(row["reason"]).partition("\n")[0]
+    return f": {first}" if first else ""
 
 
 def _matched(before: Sequence[Item], after: Sequence[Item]) -> list[tuple[Item, Item | None]]:
