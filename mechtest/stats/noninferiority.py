@@ -18,7 +18,7 @@ from mechtest.errors import SampleError
 from mechtest.stats.bootstrap_t import bootstrap_t_p
 from mechtest.stats.effect_test import FEW, SKEWED
 from mechtest.stats.effects import ClusterEffect, cluster_effect, skewness
-from mechtest.stats.intervals import Interval, interval_of_sums
+from mechtest.stats.intervals import INVERSION, Interval, interval_of_sums
 from mechtest.stats.keys import keyed_generator
 from mechtest.stats.levels import reaches
 from mechtest.stats.sign_flip import EXACT_UP_TO, FLIPS, TIE, drawn_patterns, subset_sums
@@ -32,6 +32,10 @@ MARGIN = 0.2
 REFUTATION = 0.05
 """Rate of false "regressed", shared by both sides."""
 
+NOTHING_BEFORE = "the mean to take a share of is not positive"
+
+Sums = tuple[Float[np.ndarray, " pattern"], Float[np.ndarray, " pattern"]]
+
 
 @dataclass(frozen=True)
 class NonInferiority:
@@ -42,7 +46,8 @@ class NonInferiority:
             not positive.
         margin: Share that may be lost.
         level: Level of the claim.
-        p: p value of "more than 1 - margin was kept" (two-sided: and less than 1 + margin).
+        p: p value of "more than 1 - margin was kept" (two-sided: and less than 1 + margin); 1 where
+            there is no share.
         method: How `p` was computed, in words.
         clusters: Templates.
         prompts: Prompts.
@@ -130,8 +135,8 @@ def noninferiority_test(
     Exchange unit: the sign of a cluster's mean score r = after - (1 - margin) * before.
     Exactness: as `sign_flip_test`: exact for scores that are symmetric about their mean. At the
         margin, at level .05 and with prompts of one template alike (correlation .3, t4 tails), it
-        says "held" in .031, .050 and .051 of cases for 6, 10 and 20 clusters; a t test over prompts
-        in about .2. Scores skewed against the claim by more than 1, with fewer than 30 clusters,
+        says "held" in .045, .052 and .046 of cases for 6, 10 and 20 clusters; a t test over prompts
+        in .17 to .19. Scores skewed against the claim by more than 1, with fewer than 30 clusters,
         are also put to the cluster bootstrap-t, as in `effect_test`.
     Beyond 14 clusters the drawn sign patterns are the same in every call with as many clusters: a
         comparison needs no seed, and comparing A with B is the same whoever does it.
@@ -167,7 +172,7 @@ def noninferiority_test(
         method=f"{method}, paired" + (", two-sided" if two_sided else ""),
         clusters=effect.clusters,
         prompts=effect.prompts,
-        wide=interval_of_sums(*sums, 1 - REFUTATION),
+        wide=_wide(effect, sums),
         two_sided=two_sided,
     )
 
@@ -203,8 +208,7 @@ def still_absent_test(
     effect = cluster_effect(effects, behaviours, labels)
     sums = _sums(effect)
     p, method = _beyond(effect, *sums, finite_number(threshold, "threshold"), -1, level)
-    wide = interval_of_sums(*sums, 1 - REFUTATION)
-    return StillAbsent(effect.estimate, threshold, level, p, method, wide)
+    return StillAbsent(effect.estimate, threshold, level, p, method, _wide(effect, sums))
 
 
 def _beyond(
@@ -216,6 +220,8 @@ def _beyond(
     level: float,
 ) -> tuple[float, str]:
     """Return the p value of "the ratio is above `bound`" (below, for -1), and its method."""
+    if effect.estimate is None:
+        return 1.0, NOTHING_BEFORE
     scores = direction * effect.scores(bound)
     sums = direction * (after - bound * before)
     p = float((sums <= TIE * np.abs(scores).max()).sum()) / len(sums)
@@ -229,9 +235,13 @@ def _beyond(
     return p, method
 
 
-def _sums(
-    effect: ClusterEffect,
-) -> tuple[Float[np.ndarray, " pattern"], Float[np.ndarray, " pattern"]]:
+def _wide(effect: ClusterEffect, sums: Sums) -> Interval:
+    if effect.estimate is None:
+        return Interval(None, None, 1 - REFUTATION, INVERSION, NOTHING_BEFORE)
+    return interval_of_sums(*sums, 1 - REFUTATION)
+
+
+def _sums(effect: ClusterEffect) -> Sums:
     """Return sums over the clusters that each sign pattern flips: after, before; nobody first."""
     a, b = np.array(effect.numerators), np.array(effect.denominators)
     if len(a) <= EXACT_UP_TO:
