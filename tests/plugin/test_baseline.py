@@ -2,11 +2,17 @@
 
 import json
 import re
+import shlex
+from pathlib import Path
 
 import jsonschema
 import pytest
+import yaml
 
+from mechtest.cli import main
 from mechtest.report import load_schema
+
+WORKFLOW = Path(__file__).parents[2] / "docs/examples/claims.yml"
 
 pytest_plugins = ["pytester"]
 
@@ -152,6 +158,19 @@ def test_parts_of_a_run_are_compared_with_parts_of_the_baseline(compared):
     assert changes(compared)["test_weak"] == "removed"
 
 
+def test_ini_keys_ask_for_the_same(compared):
+    keys = ("baseline=main", "fail_on=regressed", "save=true", "margin=0.4", "two_sided=true")
+    result = compared.measure({**FIRST, "strong": 0.6}, *(f"-omechtest_{key}" for key in keys))
+    assert result.ret == 0
+    rules = compared.report["comparison"]["rules"]
+    assert (rules["margin"], rules["two_sided"]) == (0.4, True)
+    assert len(list((compared.path / ".mechtest" / "runs").iterdir())) == 2
+    # Neither a plan nor a lock is a run.
+    for mode in ("--mechtest-plan", "--mechtest-lock"):
+        compared.measure(FIRST, "-omechtest_save=true", mode)
+    assert len(list((compared.path / ".mechtest" / "runs").iterdir())) == 2
+
+
 def test_an_allowance_is_shown_and_makes_nothing_red(compared):
     (compared.path / "allow.toml").write_text(
         '[[allow]]\nclaim = "claims/test_a.py::test_strong"\n'
@@ -163,6 +182,38 @@ def test_an_allowance_is_shown_and_makes_nothing_red(compared):
     result.stdout.fnmatch_lines(["regressed (allowed until 2999-01-01): It carries a lot"])
     assert "the new data lacks it" in (compared.path / "claims-report" / "report.md").read_text()
     assert "no longer needed" in compared.measure(FIRST, *options).stdout.str()
+
+
+def test_the_workflow_of_the_documentation_does_what_it_says(compared, monkeypatch):
+    """Its command lines are run: a pull request that loses a finding, then a push that keeps it."""
+    workflow = yaml.safe_load(WORKFLOW.read_text())
+    steps = workflow["jobs"]["claims"]["steps"]
+    lines = {
+        step["if"]: step["run"].splitlines() for step in steps if "if" in step and "run" in step
+    }
+    (check,) = lines["github.event_name == 'pull_request'"]
+    keep, collect = lines["github.event_name == 'push'"]
+    paths = [step["with"]["path"] for step in steps if "cache" in step.get("uses", "")]
+    assert paths == [".mechtest", ".mechtest"]
+
+    def run(line, shares):
+        program, *words = shlex.split(line)
+        assert program == "pytest"
+        words[words.index("4")] = "0"
+        return compared.measure(shares, *words)
+
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+    lost = {**FIRST, "strong": 0.5}
+    assert run(check, FIRST).ret == 0
+    assert run(check, lost).ret == 1
+    summary = (compared.path / "summary.md").read_text()
+    assert "2 of 2 findings of main" in summary
+    assert "1 regressed" in summary
+    run(keep, lost).stdout.fnmatch_lines(["*tag main points to it (was *)"])
+    monkeypatch.chdir(compared.path)
+    assert main(shlex.split(collect)[1:]) == 0
+    assert run(check, lost).ret == 0  # it is the baseline now
 
 
 @pytest.mark.parametrize(
