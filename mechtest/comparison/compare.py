@@ -172,13 +172,15 @@ def _of_parts(before: Row, after: Row, places: tuple[Places, Places], rules: Rul
 
 
 def _told(part: Part, moved: Sequence[Place]) -> tuple[str, str]:
+    label = part.before["label"]
+    reason = f"{label}: {part.reason}" if label else part.reason
     if not moved:
-        return part.verdict, part.reason
+        return part.verdict, reason
     where = ", ".join(" + ".join(place.circuit) for place in moved)
     how = "" if moved[0].tested else " (seen in maps, not tested)"
     share = moved[0].after
     has = "" if share is None else f", which now has {share:.2f} of what was here"
-    return "moved", f"{part.reason}; moved to {where}{has}{how}"
+    return "moved", f"{reason}; moved to {where}{has}{how}"
 
 
 def _own_verdict(before: Row, after: Row, *, settled: bool) -> tuple[str, str]:

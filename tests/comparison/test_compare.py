@@ -164,6 +164,7 @@ def test_the_worst_measurement_decides():
     found = only(claim(parts=seeds), claim(parts=after))
     assert found["change"] == "regressed"
     assert [part["change"] for part in found["parts"]] == ["held", "held", "regressed"]
+    assert found["reason"].startswith("seed 2: 0.44 [")
     gone = only(claim(parts=seeds), claim(parts=seeds[:2]))
     assert (gone["change"], "not measured again" in gone["reason"]) == ("incomplete", True)
 

@@ -9,6 +9,7 @@ from mechtest.report import (
     comparison_cells,
     comparison_headline,
     comparison_markdown,
+    github_annotations,
     html,
     markdown,
 )
@@ -49,6 +50,13 @@ def test_a_report_with_a_comparison_shows_it_first(compared):
     page = html(report)
     assert page.index("Compared with the baseline") < page.index('id="verdicts"')
     assert "Compared with the baseline" not in html(report_of([claim("test_held")]))
+
+
+def test_a_finding_that_was_lost_while_its_claim_passes_is_annotated(compared):
+    report = report_of([claim("test_held"), claim("test_lost")])
+    assert github_annotations(report) == []
+    (line,) = github_annotations({**report, "comparison": compared})
+    assert line.startswith("::error file=claims/test_fact.py,line=12,title=regressed%3A test_lost")
 
 
 @pytest.mark.parametrize("index", range(len(HOSTILE)))
