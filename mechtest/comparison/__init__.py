@@ -5,7 +5,7 @@ prompt by prompt. No model is loaded and torch is never imported. See docs/basel
 """
 
 from mechtest.comparison.allowances import Allowance, read_allowances
-from mechtest.comparison.compare import SCHEMA, Rules, compare_reports
+from mechtest.comparison.compare import SCHEMA, Rules, compare_reports, require_templates
 from mechtest.comparison.statuses import INCOMPARABLE, INCOMPLETE, REGRESSED, status_of
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "Rules",
     "compare_reports",
     "read_allowances",
+    "require_templates",
     "status_of",
 ]

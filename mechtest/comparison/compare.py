@@ -15,7 +15,7 @@ from mechtest.comparison.rows import Row, paired
 from mechtest.comparison.statuses import CHANGES, status_of
 from mechtest.errors import RunError
 
-__all__ = ["SCHEMA", "Rules", "compare_reports"]
+__all__ = ["SCHEMA", "Rules", "compare_reports", "require_templates"]
 
 SCHEMA = "mechtest-comparison/1"
 DECIDED = ("supported", "refuted", "inconclusive")
@@ -80,9 +80,11 @@ def compare_reports(
 
     Raises:
         AllowListError: An allowance for a claim that neither report has.
-        RunError: A margin that is no share.
+        RunError: A margin that is no share, or a report that does not tell prompts' templates.
     """
     used = rules or Rules()
+    for report, name in zip((before, after), names, strict=True):
+        require_templates(report, name)
     pairs = paired(before["claims"], after["claims"])
     require_known(allowances, {str((old or new or {})["key"]) for old, new in pairs})
     alphas = before["family_error"]["alpha"], after["family_error"]["alpha"]
@@ -103,6 +105,24 @@ def compare_reports(
         "claims": claims,
         "notes": _notes(claims, reasons.values()),
     }
+
+
+def require_templates(report: Mapping[str, Any], name: str) -> None:
+    """Raise for a report that effects cannot be paired from.
+
+    Raises:
+        RunError: Its evidence does not tell which prompt is of which template.
+    """
+    for row in report["claims"]:
+        for item in row["evidence"]:
+            missing = [field for field in ("templates", "prompt_digests") if field not in item]
+            if missing:
+                raise RunError(
+                    f"{name} cannot be compared: it was written before reports told which prompt "
+                    "is of which template",
+                    given=f"evidence of {row['id']} without {' and '.join(missing)}",
+                    next_step="run its claims again with this version of mechtest",
+                )
 
 
 def _described(report: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -60,13 +60,14 @@ def load_baseline(options: Options, rootdir: Path) -> Baseline | None:
     asked = options.earlier
     if not asked.baseline or options.planning:
         return None
-    from mechtest.comparison import read_allowances
+    from mechtest.comparison import read_allowances, require_templates
     from mechtest.report import read_report
     from mechtest.runs import STORE, RunStore, resolve
 
     try:
         found = resolve(asked.baseline, RunStore(rootdir / STORE), rootdir)
         report = read_report(found.path)
+        require_templates(report, found.name)
         today = dt.datetime.now(dt.UTC).date()
         allowances = read_allowances(rootdir / asked.allow, today) if asked.allow else ()
     except MechtestError as error:

@@ -44,8 +44,9 @@ def markdown(report: Mapping[str, Any]) -> str:
     head = [MARKER, f"### mechtest: {escaped(headline(report), 300)}", ""]
     warnings = [f"> :warning: {escaped(text, 2000)}\n>" for text in cautions(report)]
     head += fitting(warnings, _CAUTIONS, "cautions")
-    if report["comparison"] is not None:
-        head += ["", *comparison_section(report["comparison"], _COMPARISON)]
+    comparison = report.get("comparison")
+    if comparison is not None:
+        head += ["", *comparison_section(comparison, _COMPARISON)]
     head += ["", *_problems(report)] if report["summary"]["total"] else []
     head += _sensitive(report["claims"])
     tail = ["", *_assumptions(report), "", _origin(report), ""]

@@ -40,8 +40,7 @@ def github_step_summary(report: Mapping[str, Any]) -> str:
 
 def _lost(report: Mapping[str, Any]) -> list[str]:
     """Return commands for findings of a baseline that were lost while their claims still pass."""
-    if report["comparison"] is None:
-        return []
+    comparison = report.get("comparison") or {"claims": ()}
     passing = {row["id"] for row in report["claims"] if row["as_expected"]}
     return [
         _command(
@@ -51,7 +50,7 @@ def _lost(report: Mapping[str, Any]) -> list[str]:
             f"{claim['change']}: {claim['statement'] or claim['id']}",
             f"{claim['reason']} ({claim['replay']})",
         )
-        for claim in report["comparison"]["claims"]
+        for claim in comparison["claims"]
         if claim["change"] in ("regressed", "moved", "incomparable")
         and not claim["allowed"]
         and claim["id"] in passing

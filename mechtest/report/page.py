@@ -64,7 +64,7 @@ def html(report: Mapping[str, Any]) -> str:
     return template.render(
         report=report,
         headline=headline(report),
-        comparison=_comparison(report["comparison"]),
+        comparison=_comparison(report.get("comparison")),
         cautions=cautions(report),
         chips=_chips(report["summary"]),
         claims=views,

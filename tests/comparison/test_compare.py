@@ -268,6 +268,15 @@ def test_circuits_that_were_found_may_differ_and_declared_ones_may_not():
         assert only(before, after)["change"] == change
 
 
+def test_a_report_that_does_not_tell_templates_is_refused():
+    old = report_of([claim()])
+    for name in ("templates", "prompt_digests"):
+        del old["claims"][0]["evidence"][0][name]
+    with pytest.raises(RunError, match="baseline cannot be compared") as caught:
+        compare_reports(old, report_of([claim()]))
+    assert "without templates and prompt_digests" in str(caught.value)
+
+
 def test_the_smallest_status_wins():
     lost = {"change": "regressed", "allowed": None}
     gone = {"change": "removed", "allowed": None}
