@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mechtest
 from mechtest.errors import MechtestError
+from mechtest.run_commands import add_commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,7 +20,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     try:
-        return int(args.run(args))
+        if not hasattr(args, "answer"):
+            return int(args.run(args))
+        answer = args.answer(args)
+        print(answer.text)
+        return int(answer.status)
     except MechtestError as error:
         print(f"mechtest: {error}", file=sys.stderr)
         return 2
@@ -46,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--prompts", required=True, help="prompt file (JSON Lines)")
     new.add_argument("--site", default="blocks.0.state@last", help="default: %(default)s")
     new.set_defaults(run=_new_claim)
+    add_commands(commands)
     return parser
 
 

@@ -39,11 +39,15 @@ given, what is closest or expected, and the next step.
     |   |-- SampleError           MT601  too few, mismatched or unusable values
     |   |-- ControlsError         MT602  controls that cannot differ from the claim
     |   `-- UnattainableLevelError  MT603  no data could reach the level asked for
-    `-- ClaimError                MT7xx  what a claim came to, when it is not supported
-        |-- ClaimRefuted          MT701  an AssertionError: the data speak against the claim
-        |-- ClaimInconclusive     MT702  an AssertionError: they do not decide
-        |-- ClaimInvalid          MT703  not a failure but an error: nothing was tested
-        `-- RegistrationError     MT704  claims.lock and the claims do not agree
+    |-- ClaimError                MT7xx  what a claim came to, when it is not supported
+    |   |-- ClaimRefuted          MT701  an AssertionError: the data speak against the claim
+    |   |-- ClaimInconclusive     MT702  an AssertionError: they do not decide
+    |   |-- ClaimInvalid          MT703  not a failure but an error: nothing was tested
+    |   |-- RegistrationError     MT704  claims.lock and the claims do not agree
+    |   `-- BehaviourAbsentError  MT705  a ClaimInvalid: this model does not do the task
+    `-- RunError                  MT8xx  stored runs, and comparisons of two of them
+        |-- RunNotFoundError      MT801  no run, tag or report of that name
+        `-- AllowListError        MT802  an allowance that is expired, has no reason, or is no row
 """
 
 from __future__ import annotations
@@ -54,7 +58,9 @@ from typing import Any
 
 __all__ = [
     "AlignmentError",
+    "AllowListError",
     "AnswerTokenError",
+    "BehaviourAbsentError",
     "CheckpointError",
     "CheckpointFormatError",
     "CheckpointNotFoundError",
@@ -79,6 +85,8 @@ __all__ = [
     "PromptError",
     "RegistrationError",
     "RevisionError",
+    "RunError",
+    "RunNotFoundError",
     "SampleError",
     "ShapeError",
     "SiteError",
@@ -431,3 +439,28 @@ class RegistrationError(ClaimError):
     """The lock and the claims do not agree, or a claim is declared in a way nothing can test."""
 
     code = "MT704"
+
+
+class BehaviourAbsentError(ClaimInvalid):
+    """This model does not do the task on these prompts, so there is nothing to take a share of."""
+
+    code = "MT705"
+
+
+class RunError(MechtestError):
+    """A stored run, or a comparison of two, cannot be used as asked."""
+
+    code = "MT800"
+
+
+class RunNotFoundError(RunError, LookupError):
+    """No run, tag or report of that name; `closest` holds the nearest names."""
+
+    code = "MT801"
+    __str__ = MechtestError.__str__
+
+
+class AllowListError(RunError, ValueError):
+    """An allowance without a reason, past its date, or for a claim that is not there."""
+
+    code = "MT802"

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-RECORD_FORMAT = "mechtest-record/3"
+RECORD_FORMAT = "mechtest-record/4"
 
 
 class Verdict(StrEnum):
@@ -184,6 +184,9 @@ class Evidence:
         effects: Part of the behaviour moved, prompt by prompt, in the metric's unit.
         behaviours: Behaviour there was to move, prompt by prompt.
         ablations: Other ways of ablating, measured on the same prompts; they decide nothing.
+        templates: Template of each prompt, in the same order.
+        prompt_digests: 16 hex digits over what each prompt's row says, likewise: a name can stay
+            while its prompt changes.
     """
 
     kind: str
@@ -212,6 +215,8 @@ class Evidence:
     effects: tuple[float, ...] = ()
     behaviours: tuple[float, ...] = ()
     ablations: tuple[OtherAblation, ...] = ()
+    templates: tuple[str, ...] = ()
+    prompt_digests: tuple[str, ...] = ()
 
     @property
     def p(self) -> float:

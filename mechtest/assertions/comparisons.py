@@ -265,6 +265,8 @@ def _evidence(
                 guards=guards,
                 assumptions=assumptions,
                 prompt_ids=study.pairs.ids,
+                templates=tuple(study.labels),
+                prompt_digests=study.digests,
                 effects=tuple(plain(value) for value in difference),
                 behaviours=tuple(plain(value) for value in behaviour),
             )

@@ -371,6 +371,8 @@ def _evidence(begun: Begun, decision: Decision, controls: Controls | None) -> Ev
         guards=begun.guards,
         assumptions=assumptions_of(terms, study),
         prompt_ids=study.pairs.ids,
+        templates=tuple(study.labels),
+        prompt_digests=study.digests,
         effects=tuple(plain(value) for value in measured.moved_part),
         behaviours=tuple(plain(value) for value in measured.behaviour),
     )

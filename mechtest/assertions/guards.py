@@ -9,7 +9,7 @@ import torch
 
 from mechtest.assertions.question import Measured, Question
 from mechtest.assertions.study import Study, Values
-from mechtest.errors import ClaimInvalid
+from mechtest.errors import BehaviourAbsentError, ClaimInvalid
 from mechtest.interventions import Circuit, Runner, Subspace, runner_for_claim
 from mechtest.models import HookedMamba
 from mechtest.records import Guard
@@ -54,7 +54,7 @@ def require_behaviour(
     """Return guards that say the model does the task and the twin prompts undo it.
 
     Raises:
-        ClaimInvalid: It does not, or they do not: there is nothing to take a share of.
+        BehaviourAbsentError: It does not, or they do not: there is nothing to take a share of.
     """
     study = question.study
     there = question.behaviour()
@@ -63,14 +63,14 @@ def require_behaviour(
     )
     accuracy = study.share(study.runner.logits("clean"), "accuracy")
     if not found.present:
-        raise ClaimInvalid(
+        raise BehaviourAbsentError(
             f"behaviour absent: {found.reason}",
             given=f"{study.tested!r} in {study.model.source}",
             expected=f"{study.metric.name} that is higher on clean than on corrupted prompts",
             next_step="check that this model does the task: prompts.explain(model.tokenizer)",
         )
     if accuracy < min_accuracy:
-        raise ClaimInvalid(
+        raise BehaviourAbsentError(
             f"behaviour absent: the model answers {accuracy:.0%} of the clean prompts right",
             given=f"{study.tested!r} in {study.model.source}",
             expected=f"at least {min_accuracy:.0%} (min_accuracy)",

@@ -91,6 +91,12 @@ class Study:
         return [self.pairs.templates[index] for index in self.pairs.cluster]
 
     @property
+    def digests(self) -> tuple[str, ...]:
+        """Digest of what every prompt's row says, by which prompts of two runs are paired."""
+        known = {pair.id: pair.content_digest for pair in self.tested}
+        return tuple(known[name] for name in self.pairs.ids)
+
+    @property
     def templates(self) -> int:
         """Number of clusters."""
         return len(set(self.pairs.cluster.tolist()))

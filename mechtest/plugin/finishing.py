@@ -9,6 +9,12 @@ import pytest
 
 from mechtest.errors import MechtestError
 from mechtest.plugin.accounting import missing_evidence, not_checked
+from mechtest.plugin.baseline import (
+    add_comparison,
+    forgiving,
+    save_run,
+    status_with_baseline,
+)
 from mechtest.plugin.gathering import Gathered, circuits_tested, gather, report_parts
 from mechtest.plugin.lock import (
     Lock,
@@ -46,9 +52,10 @@ def finish(session: ClaimSession, status: int) -> int:
         return _finish_plan(session, gathered, status)
     _say(session, gathered)
     _write(session, gathered)
+    status = forgiving(session, status)
     if status:
         return status
-    return _status(session, gathered)
+    return status_with_baseline(session, _status(session, gathered))
 
 
 def _lock_near_errors(session: ClaimSession) -> bool:
@@ -69,7 +76,7 @@ def _status(session: ClaimSession, gathered: Gathered) -> int:
         return int(pytest.ExitCode.INTERNAL_ERROR)
     if gathered.stale and (session.options.ci or session.options.lock == "check"):
         return 1
-    if missing_evidence(gathered.rows) or session.collection_errors:
+    if missing_evidence(gathered.rows) or session.collection_errors or session.unsaved:
         return INCOMPLETE
     if session.options.require_all and not_checked(gathered.rows, gathered.registered):
         return INCOMPLETE
@@ -144,6 +151,8 @@ def _write(session: ClaimSession, gathered: Gathered) -> None:
     )
 
     session.report = build_report(gathered.rows, **report_parts(session, gathered))
+    add_comparison(session)
+    save_run(session)
     if session.options.report is not None:
         session.written = write_report(session.report, session.options.report)
     if os.environ.get("GITHUB_ACTIONS", "").lower() == "true":

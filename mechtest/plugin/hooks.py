@@ -110,6 +110,8 @@ class Reports:
         facts = getattr(report, "mechtest", None)
         if facts is not None:
             self._session.facts[report.nodeid] = facts
+        elif report.failed:
+            self._session.other_failures.append(report.nodeid)
 
     def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Remember that pytest itself failed; with one worker it would end as if nothing had."""

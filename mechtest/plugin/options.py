@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from mechtest.errors import closest_names
+from mechtest.plugin.baseline_options import (
+    BASELINE_INI,
+    BaselineOptions,
+    add_baseline_options,
+    read_baseline_options,
+)
 from mechtest.running_claim import DEFAULT_MEMORY
 
 __all__ = ["ENGINES", "Options", "add_options", "read_options"]
@@ -30,6 +36,7 @@ _INI = {
     "inconclusive": ("string", "What an inconclusive claim does: fail, xfail or skip."),
     "twins": ("string", "Untrained twins that each supported claim is checked in (default: 0)."),
     "require_all": ("bool", "Fail when registered claims were not checked (default: in CI)."),
+    **BASELINE_INI,
 }
 
 
@@ -74,6 +81,7 @@ def add_options(parser: pytest.Parser) -> None:
         "else 0.05. Another rate than the lock's makes the run exploratory.",
     )
     _add_modes(add)
+    add_baseline_options(add)
     for name, (kind, text) in _INI.items():
         # An unset ini key of no type is "" for a string; bool and args keys have such defaults too.
         parser.addini(
@@ -165,6 +173,7 @@ class Options:
         require_all: Whether every registered claim has to be checked.
         ci: Whether this is a CI machine.
         twins: Untrained twins that each supported claim is checked in.
+        earlier: What is asked for about earlier runs.
     """
 
     models: tuple[str, ...] = ()
@@ -182,6 +191,7 @@ class Options:
     require_all: bool = False
     ci: bool = False
     twins: int = 0
+    earlier: BaselineOptions = field(default_factory=BaselineOptions)
 
     @property
     def planning(self) -> bool:
@@ -235,6 +245,7 @@ def read_options(config: pytest.Config, environment: dict[str, str]) -> Options:
         or ci,
         ci=ci,
         twins=_twins(text("twins")),
+        earlier=read_baseline_options(config, text),
     )
 
 

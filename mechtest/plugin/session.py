@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mechtest.errors import RegistrationError
+from mechtest.plugin.baseline import Baseline, load_baseline
 from mechtest.plugin.journal import Journal, JournalContent, read_journals
 from mechtest.plugin.levels import Budget
 from mechtest.plugin.lock import Lock, differences, find_lock, read_lock
@@ -68,6 +69,12 @@ class ClaimSession:
         self.live: Live | None = None
         self.usage_error = ""
         self.internal_error = ""
+        self.other_failures: list[str] = []
+        self.comparison_error = ""
+        self.unsaved = False
+        self.baseline: Baseline | None = None
+        if not self.is_worker and not config.option.collectonly:
+            self.baseline = load_baseline(self.options, self.rootdir)
         self.terminable = False
         self.written: list[Path] = []
         self.annotations: list[str] = []

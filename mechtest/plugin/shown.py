@@ -24,7 +24,9 @@ _PASSED = {
     "refuted": ("passed", "r", "REFUTED (as expected)"),
     "inconclusive": ("passed", "i", "INCONCLUSIVE (as expected)"),
 }
-_PER_PROMPT = ("effects", "behaviours", "prompt_ids", "values")
+_PER_PROMPT = (
+    "effects", "behaviours", "prompt_ids", "values", "templates", "prompt_digests",
+)  # fmt: skip
 
 
 def status(report: pytest.TestReport, *, planning: bool) -> tuple[str, str, str] | None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mechtest.plugin.baseline import comparison_lines
 from mechtest.plugin.plan_cells import PLAN_HEADER, plan_cells, plan_total
 from mechtest.plugin.session import ClaimSession
 
@@ -34,6 +35,9 @@ def summarise(reporter: Any, session: ClaimSession) -> None:
     lines = _plan_lines(session, width) if planning else _claim_lines(session, width)
     for line in lines:
         reporter.write_line(line)
+    for line in comparison_lines(session.report):
+        indent = line[: len(line) - len(line.lstrip(" "))]
+        reporter.write_line(indent + _clean(line, 1000))
     for message in session.messages:
         reporter.write_line(_clean(message, 2000, keep_lines=True))
     if session.written:

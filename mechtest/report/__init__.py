@@ -16,6 +16,12 @@ from mechtest.report.cells import (
     verdict_text,
 )
 from mechtest.report.comment import markdown
+from mechtest.report.comparison_text import (
+    COMPARISON_HEADER,
+    comparison_cells,
+    comparison_headline,
+    comparison_markdown,
+)
 from mechtest.report.ctrf_format import ctrf
 from mechtest.report.files import SCHEMA_PATH, load_schema, read_report, write_report
 from mechtest.report.github import github_annotations, github_step_summary
@@ -23,6 +29,7 @@ from mechtest.report.page import html
 from mechtest.report.wording import cautions, headline
 
 __all__ = [
+    "COMPARISON_HEADER",
     "HEADER",
     "SCHEMA",
     "SCHEMA_PATH",
@@ -32,6 +39,9 @@ __all__ = [
     "cautions",
     "cells_of",
     "clean_text",
+    "comparison_cells",
+    "comparison_headline",
+    "comparison_markdown",
     "ctrf",
     "effect_text",
     "github_annotations",

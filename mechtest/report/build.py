@@ -31,6 +31,7 @@ def build_report(
     run: Mapping[str, Any],
     assumptions: Sequence[str],
     collection_errors: Sequence[Mapping[str, Any]] = (),
+    comparison: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the report of a run, made of plain JSON values only.
 
@@ -42,6 +43,7 @@ def build_report(
         run: What may differ between two runs of the same claims: times, workers, passes.
         assumptions: Sentences printed with every report.
         collection_errors: Files whose claims could not be collected.
+        comparison: With an earlier report, where one was asked for.
 
     Raises:
         NonFiniteError: A number is NaN or infinite; names its place.
@@ -71,6 +73,7 @@ def build_report(
         "assumptions": _plain(list(assumptions), "assumptions"),
         "provenance": _plain(provenance, "provenance"),
         "run": _plain(run, "run"),
+        "comparison": _plain(comparison, "comparison"),
     }
 
 

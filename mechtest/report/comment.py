@@ -6,20 +6,17 @@ appears as text: it starts no table cell, no link, no mention and no element.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mechtest.report.cells import HEADER, NOTHING, cells_of, p_text, titled, verdict_text
-from mechtest.report.plain_text import clean_text
+from mechtest.report.comparison_text import comparison_section
+from mechtest.report.markdown_text import MARKER, escaped, fitting, size
 from mechtest.report.wording import cautions, headline, in_reading_order, unexpected
 
 __all__ = ["LIMIT", "MARKER", "escaped", "markdown"]
 
 Row = Mapping[str, Any]
-
-MARKER = "<!-- mechtest-report -->"
-"""Hidden first line, by which a bot finds its comment again."""
 
 LIMIT = 60_000
 """The most bytes of a comment."""
@@ -27,10 +24,10 @@ LIMIT = 60_000
 _FAILURES = 25_000
 _ASSUMPTIONS = 5_000
 _CAUTIONS = 6_000
+_COMPARISON = 15_000
 _SENSITIVE = 4_000
 _CUT = 200  # room for the sentences that say what was cut
 
-_SPECIAL = re.compile(r"[\\`*_{}\[\]<>()#+!|~$&@^=:\"']")
 _MARKS = {
     "supported": "\u2705",
     "refuted": "\u274c",
@@ -46,20 +43,15 @@ def markdown(report: Mapping[str, Any]) -> str:
     report = {**report, "claims": titled(report["claims"])}
     head = [MARKER, f"### mechtest: {escaped(headline(report), 300)}", ""]
     warnings = [f"> :warning: {escaped(text, 2000)}\n>" for text in cautions(report)]
-    head += _fitting(warnings, _CAUTIONS, "cautions")
+    head += fitting(warnings, _CAUTIONS, "cautions")
+    comparison = report.get("comparison")
+    if comparison is not None:
+        head += ["", *comparison_section(comparison, _COMPARISON)]
     head += ["", *_problems(report)] if report["summary"]["total"] else []
     head += _sensitive(report["claims"])
     tail = ["", *_assumptions(report), "", _origin(report), ""]
-    room = LIMIT - _size(head) - _size(tail) - _CUT
+    room = LIMIT - size(head) - size(tail) - _CUT
     return "\n".join([*head, *_table(report["claims"], room), *tail])
-
-
-def escaped(text: object, limit: int = 200) -> str:
-    """Return `text` as Markdown that renders as exactly that text, on one line."""
-    plain = clean_text(text, limit)
-    # A joiner without width after @ and # keeps names and numbers from becoming references.
-    safe = _SPECIAL.sub(lambda match: f"&#{ord(match[0])};", plain)
-    return re.sub(r"(&#(?:64|35);)(?=\w)", "\\1\u2060", safe)
 
 
 def _problems(report: Mapping[str, Any]) -> list[str]:
@@ -71,7 +63,7 @@ def _problems(report: Mapping[str, Any]) -> list[str]:
     ]
     if not lines:
         return []
-    return ["**Not as expected**", "", *_fitting(lines, _FAILURES, "of these"), ""]
+    return ["**Not as expected**", "", *fitting(lines, _FAILURES, "of these"), ""]
 
 
 def _problem(row: Row) -> str:
@@ -101,7 +93,7 @@ def _sensitive(claims: Sequence[Row]) -> list[str]:
             lines.append(f"- {name}: {escaped('; '.join(against), 300)}")
     if not lines:
         return []
-    shown = _fitting(lines, _SENSITIVE, "of these")
+    shown = fitting(lines, _SENSITIVE, "of these")
     return ["**Sensitive to the ablation** (only the first named decides)", "", *shown, ""]
 
 
@@ -110,7 +102,7 @@ def _table(claims: Sequence[Row], room: int) -> list[str]:
     if not rows:
         return []
     head = [_joined(HEADER), _joined("---" for _ in HEADER)]
-    return [*head, *_fitting(rows, room - _size(head), "claims", blank=True)]
+    return [*head, *fitting(rows, room - size(head), "claims", blank=True)]
 
 
 def _line(row: Row) -> str:
@@ -129,29 +121,11 @@ def _joined(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _fitting(lines: Sequence[str], room: int, what: str, *, blank: bool = False) -> list[str]:
-    """Return the lines that fit, and a sentence that says how many did not."""
-    kept: list[str] = []
-    for line in lines:
-        room -= _size([line])
-        if room < 0:
-            break
-        kept.append(line)
-    cut = len(lines) - len(kept)
-    if not cut:
-        return kept
-    return [*kept, *([""] if blank else []), f"{cut} more {what} cut: report.html shows them all."]
-
-
-def _size(lines: Sequence[str]) -> int:
-    return sum(len(line.encode()) + 1 for line in lines)
-
-
 def _assumptions(report: Mapping[str, Any]) -> list[str]:
     lines = [f"- {escaped(sentence, 600)}" for sentence in report["assumptions"]]
     if not lines:
         return []
-    shown = _fitting(lines, _ASSUMPTIONS, "assumptions", blank=True)
+    shown = fitting(lines, _ASSUMPTIONS, "assumptions", blank=True)
     return ["<details><summary>Assumptions a reader has to grant</summary>", "", *shown, "",
             "</details>"]  # fmt: skip
 

@@ -19,12 +19,13 @@ Row = Mapping[str, Any]
 
 
 def github_annotations(report: Mapping[str, Any]) -> list[str]:
-    """Return one workflow command for every claim that is not as expected.
+    """Return one workflow command for every claim that is not as expected or was lost.
 
     Claims that were deselected are left out: whoever deselected them knows. What failed nothing is
     a warning: an exploratory claim, an inconclusive one the run let pass, one without evidence.
     """
     lines = [_of_row(row) for row in titled(report["claims"]) if _is_news(row)]
+    lines += _lost(report)
     lines += [
         _command("error", error["file"], 1, "claims could not be collected", error["message"])
         for error in report["collection_errors"]
@@ -35,6 +36,25 @@ def github_annotations(report: Mapping[str, Any]) -> list[str]:
 def github_step_summary(report: Mapping[str, Any]) -> str:
     """Return Markdown for the file named by `GITHUB_STEP_SUMMARY`."""
     return markdown(report)
+
+
+def _lost(report: Mapping[str, Any]) -> list[str]:
+    """Return commands for findings of a baseline that were lost while their claims still pass."""
+    comparison = report.get("comparison") or {"claims": ()}
+    passing = {row["id"] for row in report["claims"] if row["as_expected"]}
+    return [
+        _command(
+            "error",
+            claim["source"]["file"],
+            claim["source"]["line"],
+            f"{claim['change']}: {claim['statement'] or claim['id']}",
+            f"{claim['reason']} ({claim['replay']})",
+        )
+        for claim in comparison["claims"]
+        if claim["change"] in ("regressed", "moved", "incomparable")
+        and not claim["allowed"]
+        and claim["id"] in passing
+    ]
 
 
 def _is_news(row: Row) -> bool:

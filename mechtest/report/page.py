@@ -32,6 +32,11 @@ from mechtest.report.charts import (
     parts_forest,
     prompt_histogram,
 )
+from mechtest.report.comparison_text import (
+    COMPARISON_HEADER,
+    comparison_cells,
+    comparison_headline,
+)
 from mechtest.report.plain_text import clean_text, whole_characters
 from mechtest.report.wording import HOW_TO_READ, cautions, headline, in_reading_order
 
@@ -44,7 +49,9 @@ Row = Mapping[str, Any]
 
 # A report beyond this many characters is embedded without the lists of single values.
 _EMBEDDED_LIMIT = 300_000
-_SINGLE_VALUES = {"values", "prompt_ids", "effects", "behaviours"}
+_SINGLE_VALUES = {
+    "values", "prompt_ids", "effects", "behaviours", "templates", "prompt_digests",
+}  # fmt: skip
 _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
@@ -57,6 +64,7 @@ def html(report: Mapping[str, Any]) -> str:
     return template.render(
         report=report,
         headline=headline(report),
+        comparison=_comparison(report.get("comparison")),
         cautions=cautions(report),
         chips=_chips(report["summary"]),
         claims=views,
@@ -69,6 +77,17 @@ def html(report: Mapping[str, Any]) -> str:
         how_to_read=HOW_TO_READ,
         embedded=embedded_json(report),
     )
+
+
+def _comparison(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if comparison is None:
+        return None
+    return {
+        "headline": comparison_headline(comparison),
+        "header": COMPARISON_HEADER,
+        "rows": comparison_cells(comparison),
+        "notes": comparison["notes"],
+    }
 
 
 @cache

@@ -80,6 +80,13 @@ from mechtest.stats.multiplicity import (
     holm,
     static_levels,
 )
+from mechtest.stats.noninferiority import (
+    MARGIN,
+    NonInferiority,
+    StillAbsent,
+    noninferiority_test,
+    still_absent_test,
+)
 from mechtest.stats.optimism import (
     optimism_interval,
 )
@@ -149,6 +156,7 @@ __all__ = [
     "FLIPS",
     "KINDS",
     "LOSSES",
+    "MARGIN",
     "AllParts",
     "AllSeeds",
     "Behaviour",
@@ -170,10 +178,12 @@ __all__ = [
     "MatchSide",
     "MeanOverSeeds",
     "Membership",
+    "NonInferiority",
     "Part",
     "SignFlip",
     "Spectrum",
     "StableSeeds",
+    "StillAbsent",
     "SubspaceControls",
     "SubspaceDraw",
     "TwinCount",
@@ -211,6 +221,7 @@ __all__ = [
     "needed_clusters",
     "needed_controls",
     "needed_seeds",
+    "noninferiority_test",
     "optimism_interval",
     "plan_clusters",
     "position_strata",
@@ -227,6 +238,7 @@ __all__ = [
     "stable_seeds",
     "standardised_distance",
     "static_levels",
+    "still_absent_test",
     "two_sample_test",
     "wilson_interval",
 ]

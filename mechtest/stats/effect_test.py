@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = [
     "effect_interval",
     "effect_p_value",
     "effect_test",
+    "widened",
 ]
 
 FARTHEST = 64.0
@@ -178,22 +180,34 @@ def effect_interval(effect: ClusterEffect, confidence: float, *, seed: int, clai
     """
     flips = keyed_generator(seed, claim, "sign flips")
     found = inversion_interval(effect, confidence, generator=flips)
+    return widened(effect, found, lambda: _resamples(effect, seed, claim))
+
+
+def widened(
+    effect: ClusterEffect, found: Interval, resamples_of: Callable[[], RatioResamples]
+) -> Interval:
+    """Return a sign-flip interval with the ends moved that skewed scores ask to move.
+
+    Args:
+        effect: What it is the interval of.
+        found: By inverting sign flips.
+        resamples_of: Returns bootstrap samples of the effect, where they are needed.
+    """
     if found.low is None or found.high is None:
         return found
-    level = (1 - confidence) / 2
+    level = (1 - found.confidence) / 2
     width = found.high - found.low
     ends: list[float | None] = []
     for end, sign in ((found.low, 1), (found.high, -1)):
         if not skewed_against(sign * effect.scores(end)) or width <= 0:
             ends.append(end)
             continue
-        resamples = _resamples(effect, seed, claim)
-        ends.append(_moved_out(effect, resamples, level, end, sign, width))
+        ends.append(_moved_out(effect, resamples_of(), level, end, sign, width))
     if ends == [found.low, found.high]:
         return found
     reason = "" if None not in ends else "no end was found for such skewed scores"
     method = f"{found.method}, widened for skewed scores"
-    return Interval(ends[0], ends[1], confidence, method, reason)
+    return Interval(ends[0], ends[1], found.confidence, method, reason)
 
 
 def _moved_out(

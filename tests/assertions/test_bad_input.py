@@ -244,17 +244,17 @@ def test_clean_and_corrupted_prompts_exchanged():
     swapped = of_rows(
         dataclasses.replace(row, clean=row.corrupted, corrupted=row.clean) for row in prompts()
     )
-    invalid("MT703", "behaviour absent", "not clearly positive", pairs=swapped)
+    invalid("MT705", "behaviour absent", "not clearly positive", pairs=swapped)
 
 
 def test_a_checkpoint_that_has_not_learned_the_task():
     model = prose(step="step-00250")
-    record = invalid("MT703", "behaviour absent", model=model, pairs=prompts("ioi"))
+    record = invalid("MT705", "behaviour absent", model=model, pairs=prompts("ioi"))
     assert "0.5" in record.reason or "50%" in record.reason or "positive" in record.reason
 
 
 def test_too_many_wrong_answers():
-    invalid("MT703", "behaviour absent", "clean prompts right", min_accuracy=1.01)
+    invalid("MT705", "behaviour absent", "clean prompts right", min_accuracy=1.01)
 
 
 # --- no spread ---------------------------------------------------------------------------------
