@@ -1,0 +1,72 @@
+"""How does Hypothesis draw perturbed prompts, so that what it shrinks to reads well?
+
+Shorter prompts come before longer ones, fewer edits before more, and edits in the order they were
+given. What it draws is chosen to find counter-examples: no rate, interval or p value may be
+computed from it (`Menu.draw` is for those).
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mechtest.errors import PromptError
+from mechtest.tasks.pairs import PromptPairs
+from mechtest.tasks.perturbation.menu import Menu
+from mechtest.tasks.perturbation.operation import Perturbation, Source
+from mechtest.tasks.perturbation.rendering import Refusal
+from mechtest.tasks.tokens import Tokenizer
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import DrawFn, SearchStrategy
+
+__all__ = ["perturbations", "strategy_of"]
+
+
+def perturbations(
+    prompts: PromptPairs,
+    operations: Sequence[Source],
+    *,
+    tokenizer: Tokenizer | None,
+    max_edits: int = 2,
+) -> "SearchStrategy[Perturbation]":
+    """Return a Hypothesis strategy of perturbed prompts, for `@given`.
+
+    Args:
+        prompts: Prompts to perturb; the test half of a split, where they are in a claim.
+        operations: Edits and tables of edits, simplest first.
+        tokenizer: The model's: edits that its vocabulary or the roles do not allow are not drawn.
+        max_edits: Most edits made to one prompt, each of another kind.
+
+    Raises:
+        PromptError: No prompt allows any of the edits, or as `Menu`.
+
+    Sources: MacIver & Hatfield-Dodds 2020 (Hypothesis: reduction by the choices that were made).
+    """
+    return strategy_of(Menu(prompts, operations, max_edits, tokenizer))
+
+
+def strategy_of(menu: Menu) -> "SearchStrategy[Perturbation]":
+    """Return the strategy over a menu."""
+    from hypothesis import assume
+    from hypothesis import strategies as st
+
+    rows = sorted(menu.prompts, key=lambda pair: len(pair.clean.split()))  # stable: file order
+    if not any(menu.kinds(pair) for pair in rows):
+        raise PromptError(
+            f"{menu.prompts.source}: no prompt allows any of these edits",
+            given=f"{len(menu.prompts)} prompts; left out: {menu.skipped or 'no edit was offered'}",
+            expected="edits made of words that the model's tokenizer knows",
+        )
+
+    @st.composite
+    def drawn(draw: "DrawFn") -> Perturbation:
+        pair = draw(st.sampled_from(rows))
+        kinds = menu.kinds(pair)
+        assume(kinds)
+        most = min(menu.max_edits, len(kinds))
+        names = draw(st.lists(st.sampled_from(list(kinds)), min_size=1, max_size=most, unique=True))
+        edits = tuple(draw(st.sampled_from(kinds[name])) for name in names)
+        found = Perturbation(pair, edits)
+        assume(not isinstance(menu.render(found), Refusal))
+        return found
+
+    return drawn()
