@@ -29,11 +29,11 @@ class Menu:
         prompts: The prompts.
         operations: Operations and tables of them, simplest first.
         max_edits: Most edits made to one prompt, each of another kind.
-        tokenizer: The model's.
+        tokenizer: The model's. Without one nothing can be checked: edits are offered as they are,
+            and whoever renders them later leaves out what cannot be.
 
     Raises:
         PromptError: No operations, or something that is none; `max_edits` below 1.
-        TokenizerMissingError: There is no tokenizer.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Menu:
                 expected="a list of mt.Prefix(...), mt.Names(...) or your own; max_edits >= 1",
             )
         self.prompts, self.max_edits = prompts, max_edits
-        self.renderer = Renderer(tokenizer)
+        self._renderer = None if tokenizer is None else Renderer(tokenizer)
         self.refused: Counter[tuple[str, str]] = Counter()
         self._kinds: dict[PromptPair, Mapping[str, tuple[Operation, ...]]] = {}
 
@@ -64,17 +64,27 @@ class Menu:
         if pair not in self._kinds:
             allowed: dict[str, dict[Operation, None]] = {}
             for operation in (one for source in self.sources for one in source.choices(pair)):
-                found = self.render(Perturbation(pair, (operation,)))
-                if isinstance(found, Refusal):
-                    self.refused[operation.kind, found.reason] += 1
+                refusal = self.refusal(Perturbation(pair, (operation,)))
+                if refusal is not None:
+                    self.refused[operation.kind, refusal.reason] += 1
                 else:
                     allowed.setdefault(operation.kind, {})[operation] = None
             self._kinds[pair] = {kind: tuple(found) for kind, found in allowed.items()}
         return self._kinds[pair]
 
-    def render(self, perturbation: Perturbation) -> PromptPair | Refusal:
-        """Return the perturbed pair, or why there is none."""
-        return self.renderer.render(perturbation)
+    def refusal(self, perturbation: Perturbation) -> Refusal | None:
+        """Return why a perturbed prompt cannot be asked, None where it can or nobody can tell."""
+        found = None if self._renderer is None else self._renderer.render(perturbation)
+        return found if isinstance(found, Refusal) else None
+
+    @property
+    def renderer(self) -> Renderer:
+        """What renders these prompts.
+
+        Raises:
+            TokenizerMissingError: The menu has no tokenizer.
+        """
+        return Renderer(None) if self._renderer is None else self._renderer
 
     def draw(self, pair: PromptPair, generator: np.random.Generator) -> Perturbation | None:
         """Draw one perturbed prompt: how many edits, of which kinds, and which of each.
@@ -97,7 +107,7 @@ class Menu:
             edits = [kinds[names[index]] for index in chosen]
             operations = tuple(one[int(generator.integers(len(one)))] for one in edits)
             perturbation = Perturbation(pair, operations)
-            if not isinstance(self.render(perturbation), Refusal):
+            if self.refusal(perturbation) is None:
                 return perturbation
         return None
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from mechtest.errors import PromptError
 from mechtest.tasks.collection_checks import collection_findings
 from mechtest.tasks.encoding import EncodedPairs, encode_rows
 from mechtest.tasks.fingerprints import Fingerprints
@@ -76,6 +77,22 @@ class Renderer:
         """
         draft = self._draft(perturbation)
         return draft if isinstance(draft, Refusal) else draft.tokens.pair
+
+    def pair(self, perturbation: Perturbation) -> PromptPair:
+        """Return the perturbed pair of one that renders.
+
+        Raises:
+            PromptError: It does not; says why.
+        """
+        found = self.render(perturbation)
+        if isinstance(found, Refusal):
+            raise PromptError(
+                f"a perturbed prompt cannot be asked: {found.kind} {found.reason}",
+                given=repr(perturbation),
+                expected="edits that the model's vocabulary and the prompt's roles allow",
+                next_step="leave this edit out for this prompt",
+            )
+        return found
 
     def encode(self, asked: Sequence[Perturbation], device: torch.device | str) -> EncodedPairs:
         """Put perturbed prompts that render into tensors, each once, in this order.

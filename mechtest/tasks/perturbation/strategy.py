@@ -12,7 +12,6 @@ from mechtest.errors import PromptError
 from mechtest.tasks.pairs import PromptPairs
 from mechtest.tasks.perturbation.menu import Menu
 from mechtest.tasks.perturbation.operation import Perturbation, Source
-from mechtest.tasks.perturbation.rendering import Refusal
 from mechtest.tasks.tokens import Tokenizer
 
 if TYPE_CHECKING:
@@ -25,16 +24,17 @@ def perturbations(
     prompts: PromptPairs,
     operations: Sequence[Source],
     *,
-    tokenizer: Tokenizer | None,
     max_edits: int = 2,
+    tokenizer: Tokenizer | None = None,
 ) -> "SearchStrategy[Perturbation]":
     """Return a Hypothesis strategy of perturbed prompts, for `@given`.
 
     Args:
         prompts: Prompts to perturb; the test half of a split, where they are in a claim.
         operations: Edits and tables of edits, simplest first.
-        tokenizer: The model's: edits that its vocabulary or the roles do not allow are not drawn.
         max_edits: Most edits made to one prompt, each of another kind.
+        tokenizer: The model's, where it is at hand: edits that its vocabulary or the roles do not
+            allow are then not drawn. Without it `must_retain`, which has the model, rejects them.
 
     Raises:
         PromptError: No prompt allows any of the edits, or as `Menu`.
@@ -66,7 +66,7 @@ def strategy_of(menu: Menu) -> "SearchStrategy[Perturbation]":
         names = draw(st.lists(st.sampled_from(list(kinds)), min_size=1, max_size=most, unique=True))
         edits = tuple(draw(st.sampled_from(kinds[name])) for name in names)
         found = Perturbation(pair, edits)
-        assume(not isinstance(menu.render(found), Refusal))
+        assume(menu.refusal(found) is None)
         return found
 
     return drawn()
