@@ -1,7 +1,7 @@
 """How much of a circuit's effect is left over a fair sample of perturbed prompts?
 
-The sample is drawn by a keyed generator, with replacement, and belongs to its claim: any checkpoint,
-worker and order gets the same prompts. Hypothesis has no part in it.
+The sample is drawn by a keyed generator, with replacement, and belongs to its claim: any
+checkpoint, worker and order gets the same prompts. Hypothesis has no part in it.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ def _fraction(study: Study, terms: RobustTerms, moved: Values, base: Values, lev
     """
     assert terms.fraction is not None
     rho = terms.threshold or 0.0
-    holds = (moved >= rho * base[:, None]).all(1)
+    holds = np.asarray((moved >= rho * base[:, None]).all(1))
     labels = np.array(study.labels)
     every = [bool(holds[labels == name].all()) for name in dict.fromkeys(study.labels)]
     found = membership_test(every, terms.fraction, level)
@@ -264,9 +264,9 @@ def _notes(
     terms: RobustTerms,
 ) -> tuple[str, ...]:
     behaviour = cluster_effect(there, base, study.labels).estimate or 0.0
+    drawn_from = f"{terms.draws} draws for each of {len(study.tested)} prompts, with replacement"
     lines = [
-        f"{terms.draws} draws for each of {len(study.tested)} prompts, with replacement: "
-        f"{oracle.measured} distinct perturbed prompts",
+        f"{drawn_from}: {oracle.measured} distinct perturbed prompts",
         f"of the behaviour itself {behaviour:.3g} is kept",
     ]
     if len(study.tested) < len(whole.tested):

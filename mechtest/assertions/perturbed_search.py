@@ -60,7 +60,7 @@ def answer_search(
     oracle = Oracle(question, menu.renderer)
 
     def share(asked: Sequence[Perturbation]) -> Values:
-        return oracle.moved(asked) / np.array([base[one.base.id] for one in asked])
+        return np.asarray(oracle.moved(asked) / np.array([base[one.base.id] for one in asked]))
 
     _require_known(examples, base)
     found = look_for(

@@ -119,6 +119,12 @@ def robust_terms(
         raise ClaimInvalid(
             "robustness is that of one ablation", given="ablations=", expected="intervention="
         )
+    if not isinstance(sources, (list, tuple)):
+        raise ClaimInvalid(
+            "edits come as a list",
+            given=f"perturbations={sources!r}",
+            expected="perturbations=[mt.Prefix(...), ...]",
+        )
     searching = form == "worst_case"
     return RobustTerms(
         kind=RobustTerms.KIND,
@@ -129,7 +135,7 @@ def robust_terms(
         min_accuracy=asked.min_accuracy,
         judged=not searching,
         form=form,
-        sources=tuple(sources) if isinstance(sources, (list, tuple)) else (sources,),
+        sources=tuple(sources),
         max_edits=1 if form == "worst_kind" else max_edits,
         draws=count,
         fraction=None if searching else fraction,

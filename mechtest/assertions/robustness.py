@@ -1,8 +1,8 @@
 """Does a circuit still do its work when prompts are asked in another way?
 
-Three questions, and never one answered for another: is there a prompt that breaks it (a search), how
-much is left over a fair sample of perturbed prompts (a test), and does the worst kind of edit, looked
-for on the discovery half, break it on the test half (a search, then a test).
+Three questions, and never one answered for another: is there a prompt that breaks it (a search),
+how much is left over a fair sample of perturbed prompts (a test), and how much is left by the worst
+kind of edit, which is looked for on the discovery half and tested on the other (both in turn).
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ def check_robust(
 
     Null hypothesis (of the other two): over templates, at most `rho` of the effect is kept; with
         `fraction`, also: at most this share of templates keeps `rho` on every prompt drawn.
-    Exchange unit: the sign of a template's score, mean kept - rho * mean effect; with `fraction` the
-        template.
-    Exactness: as `mechtest.stats.effect_test`; `fraction` is exactly binomial. Perturbed prompts are
-        drawn by a keyed generator, with replacement, and are nested in their prompt's template: more
-        of them make a template's score steadier, and are no further templates.
+    Exchange unit: the sign of a template's score, mean kept - rho * mean effect; with `fraction`
+        the template.
+    Exactness: as `mechtest.stats.effect_test`; `fraction` is exactly binomial. Perturbed prompts
+        are drawn by a keyed generator, with replacement, and are nested in their prompt's template:
+        more of them make a template's score steadier, and are no further templates.
 
     Args:
         model: The model.

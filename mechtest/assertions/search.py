@@ -7,15 +7,18 @@ that the model is asked one prompt at a time by the shrinker alone.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from mechtest.tasks.perturbation import Menu, Perturbation, strategy_of
 
 __all__ = ["Found", "drawn", "look_for"]
 
-Share = Callable[[Sequence[Perturbation]], Sequence[float]]
+Share = Callable[[Sequence[Perturbation]], Sequence[float] | np.ndarray]
 
 
 @dataclass
@@ -71,8 +74,9 @@ def look_for(
             return True
         return False
 
-    if any([falls(one) for one in examples]):  # all are tried, so that all are reported
-        return found
+    for one in examples:
+        if falls(one):
+            return found
     if prefetch:
         share(drawn(menu, tries=tries, seed=seed))
 
@@ -80,10 +84,8 @@ def look_for(
         if falls(asked):
             raise _Broken
 
-    try:
+    with contextlib.suppress(_Broken):
         _given(one_try, menu, tries, seed, shrink=True)()
-    except _Broken:
-        pass
     return found
 
 
