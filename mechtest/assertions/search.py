@@ -116,6 +116,8 @@ def _given(
     )
 
     def perturbed(asked: Perturbation) -> None:
+        if menu.refusal(asked) is not None:  # edits that do not go together
+            hypothesis.reject()
         body(asked)
 
     test: Callable[[], None] = hypothesis.given(strategy_of(menu))(perturbed)

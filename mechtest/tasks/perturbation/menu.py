@@ -39,13 +39,13 @@ class Menu:
     def __init__(
         self,
         prompts: PromptPairs,
-        operations: Sequence[Source],
+        operations: Sequence[object],
         max_edits: int,
         tokenizer: Tokenizer | None,
     ) -> None:
-        self.sources = tuple(operations) if isinstance(operations, (list, tuple)) else (operations,)
-        strange = [one for one in self.sources if not isinstance(one, Source)]
-        if strange or not self.sources or isinstance(max_edits, bool) or max_edits < 1:
+        self.sources = tuple(one for one in operations if isinstance(one, Source))
+        strange = [one for one in operations if not isinstance(one, Source)]
+        if strange or not operations or isinstance(max_edits, bool) or max_edits < 1:
             raise PromptError(
                 "perturbed prompts are made by operations",
                 given=f"{strange or list(self.sources)!r}, max_edits={max_edits!r}",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, no_type_check, runtime_checkable
 
 from mechtest.errors import PromptError, closest_names
 from mechtest.tasks.pair import PromptPair
@@ -50,6 +50,9 @@ class Source(Protocol):
         ...
 
 
+# no_type_check: what checks shapes while tests run looks at a random element of every tuple, and a
+# strategy that draws random numbers of its own is one that Hypothesis refuses.
+@no_type_check
 @dataclass(frozen=True, repr=False)
 class Perturbation:
     """A prompt and the edits to be made to it, in order.
