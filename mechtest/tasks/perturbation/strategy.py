@@ -6,7 +6,7 @@ computed from it (`Menu.draw` is for those).
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mechtest.errors import PromptError
 from mechtest.tasks.pairs import PromptPairs
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
 
 __all__ = ["perturbations", "strategy_of"]
+
+T = TypeVar("T")
+
+AT_ONCE = 100
+"""Things to choose from at once. Hypothesis tries larger numbers that it finds in the source of
+whatever modules are loaded, so what it draws would depend on what ran before."""
 
 
 def perturbations(
@@ -60,12 +66,16 @@ def strategy_of(menu: Menu) -> "SearchStrategy[Perturbation]":
             expected="edits made of words that the model's tokenizer knows",
         )
 
+    def one_of(items: "Sequence[T]") -> "SearchStrategy[T]":
+        parts = [items[start : start + AT_ONCE] for start in range(0, len(items), AT_ONCE)]
+        return one_of(parts).flatmap(st.sampled_from) if parts[1:] else st.sampled_from(items)
+
     @st.composite
     def drawn(draw: "DrawFn") -> Perturbation:
-        pair = draw(st.sampled_from(rows))
+        pair = draw(one_of(rows))
         kinds = allowed[pair]
         most = min(menu.max_edits, len(kinds))
-        names = draw(st.lists(st.sampled_from(list(kinds)), min_size=1, max_size=most, unique=True))
-        return Perturbation(pair, tuple(draw(st.sampled_from(kinds[name])) for name in names))
+        names = draw(st.lists(one_of(list(kinds)), min_size=1, max_size=most, unique=True))
+        return Perturbation(pair, tuple(draw(one_of(kinds[name])) for name in names))
 
     return drawn()

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import find, given
+from hypothesis import find, given, strategies
 
 from mechtest.errors import PromptError, TokenizerMissingError
 from mechtest.stats import keyed_generator
@@ -96,7 +96,11 @@ def test_openings_come_from_the_prompts_and_hold_no_role():
 def test_what_a_prompt_does_not_allow_is_counted():
     found = menu()
     kinds = [found.kinds(pair) for pair in PAIRS]
-    assert [list(one) for one in kinds] == [["Prefix", "Synonym"], ["Prefix"], ["Prefix", "Synonym"]]
+    assert [list(one) for one in kinds] == [
+        ["Prefix", "Synonym"],
+        ["Prefix"],
+        ["Prefix", "Synonym"],
+    ]
     assert kinds[0]["Prefix"] == (OPERATIONS[0], OPERATIONS[2])
     assert found.skipped == "Casing 3 (unknown word)"
     for pair in PAIRS:
@@ -152,6 +156,21 @@ def test_every_draw_renders_with_one_edit_of_a_kind(drawn):
 def test_what_breaks_is_shrunk_to_the_first_prompt_and_the_fewest_simplest_edits(broken, smallest):
     found = find(perturbations(PAIRS, OPERATIONS, tokenizer=tokenizer()), broken)
     assert (found.base.id, set(found.operations)) == (smallest[0], set(smallest[1]))
+
+
+def test_no_choice_is_among_more_things_than_hypothesis_leaves_alone(monkeypatch):
+    """From 100 on it tries numbers of the source of loaded modules: another run, other prompts."""
+    sizes = []
+    plain = strategies.sampled_from
+    monkeypatch.setattr(
+        strategies, "sampled_from", lambda items: sizes.append(len(items)) or plain(items)
+    )
+    many = PromptPairs.from_rows([ioi_row(id=f"{n:03d}", seed=n) for n in range(250)])
+    openings = [Prefix(f"{n}") for n in range(120)]
+    last = find(perturbations(many, openings), lambda one: one.base.id == "249")
+    assert last.operations == (openings[0],)
+    assert sizes
+    assert max(sizes) == 100
 
 
 def test_without_a_tokenizer_edits_are_offered_unchecked():

@@ -148,9 +148,11 @@ class OfOneTwin(Operation):
     to: str = "to Ivan"
 
     def edit(self, text):
-        return text.replaced(len(text.text) - 2, len(text.text), self.to) if (
-            "Nina gave" in text.text
-        ) else None
+        return (
+            text.replaced(len(text.text) - 2, len(text.text), self.to)
+            if ("Nina gave" in text.text)
+            else None
+        )
 
 
 @dataclass(frozen=True)
