@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, no_type_check, runtime_checkable
+from typing import Any, Protocol, no_type_check, runtime_checkable
 
 from mechtest.errors import PromptError, closest_names
 from mechtest.tasks.pair import PromptPair
@@ -69,6 +69,11 @@ class Perturbation:
         """Return what writes it again in a claim file, whose prompts are called `PROMPTS`."""
         edits = "".join(f", {written(operation)}" for operation in self.operations)
         return f"mt.perturbed(PROMPTS, {self.base.id!r}{edits})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: FBT001
+        """Write the same where Hypothesis prints a failing test case."""
+        del cycle
+        printer.text(repr(self))
 
 
 def written(operation: Operation) -> str:
