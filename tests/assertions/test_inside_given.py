@@ -51,7 +51,7 @@ def test_outside_of_it_an_assertion_is_asked():
 def test_a_condition_on_one_prompt_is_allowed_there():
     tried = []
 
-    @settings(deadline=None, max_examples=20)
+    @settings(deadline=None, max_examples=5)
     @given(mt.perturbations(prompts().test, [mt.Prefix("Soon,")], tokenizer=prose().tokenizer))
     def each(asked):
         tried.append(mt.retained(prose(), CIRCUIT, asked))

@@ -2,9 +2,18 @@
 
 import json
 import os
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+import mechtest as mt
+from mechtest.errors import ClaimRefuted
+from mechtest.running_claim import RunningClaim, running
+from mechtest.stats import derived_seed
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,14 +40,9 @@ def test_breaks(mamba, claim, asked):
 
 
 @mt.claim("Other openings do not", exact=True)
+@settings(max_examples=25)
 @given(mt.perturbations(PROMPTS, CALM))
 def test_holds(mamba, asked):
-    mt.must_retain(mamba, STATE, asked, floor=0.45)
-
-
-@mt.claim("Not marked")
-@given(mt.perturbations(PROMPTS, CALM))
-def test_unmarked(mamba, asked):
     mt.must_retain(mamba, STATE, asked, floor=0.45)
 
 
@@ -49,56 +53,73 @@ def test_searched(mamba, prompts):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Return the report and the output of a run in one process, and of one in two workers."""
-    import subprocess
-    import sys
-
+def run(tmp_path_factory):
+    """Return the report and the output of a run in two workers."""
     home = tmp_path_factory.mktemp("given")
     text = CLAIMS.replace("ZOO", str(ROOT / "fixtures/zoo")).replace("ROOT", str(ROOT))
     (home / "claims").mkdir()
     (home / "claims/test_robust.py").write_text(text)
     (home / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
     clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
-    found = {}
-    for workers in ("0", "2"):
-        out = f"--mechtest-report=report-{workers}"
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "claims", "-n", workers, out, "-p", "no:jaxtyping"],
-            cwd=home, env={**clean, "CI": "1"}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        path = home / f"report-{workers}" / "report.json"
-        assert path.exists(), done.stdout + done.stderr
-        found[workers] = json.loads(path.read_text()), done.stdout
-    return found
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "claims", "-n", "2", "-p", "no:jaxtyping"],
+        cwd=home, env={**clean, "CI": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    path = home / "claims-report/report.json"
+    assert path.exists(), done.stdout + done.stderr
+    return json.loads(path.read_text()), done.stdout
 
 
 def row(report, name):
     return next(one for one in report["claims"] if f"::{name}[" in one["id"])
 
 
-def test_workers_find_the_same(runs):
-    alone, apart = runs["0"][0], runs["2"][0]
-    for one, other in zip(alone["claims"], apart["claims"], strict=True):
-        for name in ("verdict", "reason", "notes", "evidence", "settings"):
-            assert one[name] == other[name], one["id"]
+def evidence_here(test, key):
+    """Return what a claim's own assertion finds in this process, under the claim's key."""
+    with running(RunningClaim(id=key, key=key, exact=True)) as claim, suppress(ClaimRefuted):
+        test()
+    return json.loads(claim.records[-1].to_json())["evidence"]
 
 
-def test_the_smallest_counterexample_is_in_the_report_and_printed(runs):
-    report, output = runs["0"]
+def test_workers_find_what_one_process_finds(run):
+    """By the claim's key: no worker, order or earlier test has a part in what is drawn."""
+    model = mt.HookedMamba.from_pretrained(ROOT / "fixtures/zoo/prose/seed0/step-02500")
+    whole = mt.PromptPairs.from_jsonl(ROOT / "fixtures/prompts/gender.jsonl")
+    pairs = mt.PromptPairs(tuple(part.rows[0] for part in whole.by_template().values()))
+    state = mt.Circuit("blocks.1.state@last")
+    words = ("Last night,", "The phone rang.", "Yesterday noon,", "We like Emma.")
+    harsh = [mt.Prefix(one) for one in words]
+
+    @hypothesis.seed(derived_seed(0, "claims/test_robust.py::test_breaks", "given"))
+    @hypothesis.settings(max_examples=25, deadline=None, database=None)
+    @hypothesis.given(mt.perturbations(pairs.test, harsh))
+    def breaks(asked):
+        mt.must_retain(model, state, asked, floor=0.45)
+
+    def searched():
+        mt.assert_robust(model, state, pairs, perturbations=harsh, floor=0.45, n=25)
+
+    for test, name in ((breaks, "test_breaks"), (searched, "test_searched")):
+        (here,) = evidence_here(test, f"claims/test_robust.py::{name}")
+        (there,) = row(run[0], name)["evidence"]
+        for key in ("counterexample", "prompts", "clusters", "effect", "method"):
+            assert here[key] == there[key], (name, key)
+
+
+def test_the_smallest_counterexample_is_in_the_report_and_printed(run):
+    report, output = run
     found = row(report, "test_breaks")
     assert found["verdict"] == "refuted"
     (evidence,) = found["evidence"]
     assert evidence["counterexample"]["operations"] == ["Prefix(words='We like Emma.')"]
     assert evidence["counterexample"]["retained"] < 0.45
     assert "@example(mt.perturbed(PROMPTS, '" in output
-    assert "asked=mt.perturbed(PROMPTS, '" in output, "by Hypothesis itself"
     assert "We like Emma." in found["message"]
     assert "reproduce_failure" not in output
 
 
-def test_none_found_is_one_row_with_the_number_of_tries(runs):
-    found = row(runs["0"][0], "test_holds")
+def test_none_found_is_one_row_with_the_number_of_tries(run):
+    found = row(run[0], "test_holds")
     (evidence,) = found["evidence"]
     assert found["verdict"] == "supported"
     assert evidence["counterexample"] is None
@@ -108,20 +129,14 @@ def test_none_found_is_one_row_with_the_number_of_tries(runs):
     assert "no probability" in found["reason"]
 
 
-def test_an_edit_that_the_model_does_not_know_is_passed_over(runs):
+def test_an_edit_that_the_model_does_not_know_is_passed_over(run):
     """`noon` is no word of its vocabulary: two openings are left for each prompt."""
-    (evidence,) = row(runs["0"][0], "test_holds")["evidence"]
+    (evidence,) = row(run[0], "test_holds")["evidence"]
     assert evidence["prompts"] <= 2 * evidence["clusters"]
 
 
-def test_a_search_in_a_claim_with_an_error_rate_is_invalid(runs):
-    found = row(runs["0"][0], "test_unmarked")
-    assert found["verdict"] == "invalid"
-    assert "exact=True" in found["message"]
-
-
-def test_an_expected_refutation_passes(runs):
-    found = row(runs["0"][0], "test_searched")
+def test_an_expected_refutation_passes(run):
+    found = row(run[0], "test_searched")
     assert (found["verdict"], found["as_expected"]) == ("refuted", True)
     (evidence,) = found["evidence"]
     assert evidence["counterexample"]["operations"] == ["Prefix(words='We like Emma.')"]

@@ -70,7 +70,7 @@ class Perturbation:
         edits = "".join(f", {written(operation)}" for operation in self.operations)
         return f"mt.perturbed(PROMPTS, {self.base.id!r}{edits})"
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: FBT001
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """Write the same where Hypothesis prints a failing test case."""
         del cycle
         printer.text(repr(self))

@@ -1,8 +1,9 @@
-"""Each edit leaves the same question, with roles where their words are; what does not is refused."""
+"""An edit leaves the same question, with roles where their words are, or it is refused."""
 
 from dataclasses import dataclass
 
 import pytest
+from hypothesis.vendor.pretty import pretty
 
 from mechtest.errors import PromptError
 from mechtest.tasks import PromptPairs
@@ -206,6 +207,7 @@ def test_a_perturbation_is_written_as_it_is_read():
 
     names = {"mt": mt, "PROMPTS": pairs, "Politely": Politely}
     assert eval(repr(found), names) == found
+    assert pretty(found) == repr(found), "where Hypothesis prints a failing test case"
     with pytest.raises(PromptError, match="no prompt is called 'c'"):
         perturbed(pairs, "c")
 
