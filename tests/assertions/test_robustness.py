@@ -126,21 +126,21 @@ def bench():
     return menu, oracle, share
 
 
-@pytest.mark.parametrize("floor", [0.45, 0.2])
-def test_what_is_tried_is_asked_of_the_model_in_batches(floor):
+@pytest.mark.parametrize(("floor", "tries"), [(0.45, 40), (0.2, 20)])
+def test_what_is_tried_is_asked_of_the_model_in_batches(floor, tries):
     """Answers are the same one by one; only the shrinker asks the model for single prompts."""
     asked, found = {}, {}
     for prefetch in (True, False):
         menu, oracle, share = bench()
         oracle.moved([Perturbation(pair, ()) for pair in menu.prompts])
-        found[prefetch] = look_for(menu, share, floor, tries=40, seed=3, prefetch=prefetch)
+        found[prefetch] = look_for(menu, share, floor, tries=tries, seed=3, prefetch=prefetch)
         asked[prefetch] = oracle.batches - 1
     assert found[True].counterexample == found[False].counterexample
     assert list(found[True].tried) == list(found[False].tried)
     print(f"floor {floor}: the model is asked {asked[True]} times, one by one {asked[False]} times")
     if floor == 0.2:
         assert asked[True] == 1
-        assert asked[False] >= 35
+        assert asked[False] >= 18
     else:
         assert asked[True] < asked[False]
 

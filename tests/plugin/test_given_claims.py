@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import hypothesis
+import jaxtyping
 import pytest
 
 import mechtest as mt
@@ -81,8 +82,9 @@ def evidence_here(test, key):
     return json.loads(claim.records[-1].to_json())["evidence"]
 
 
-def test_workers_find_what_one_process_finds(run):
+def test_workers_find_what_one_process_finds(run, monkeypatch):
     """By the claim's key: no worker, order or earlier test has a part in what is drawn."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # most of the time, else
     model = mt.HookedMamba.from_pretrained(ROOT / "fixtures/zoo/prose/seed0/step-02500")
     whole = mt.PromptPairs.from_jsonl(ROOT / "fixtures/prompts/gender.jsonl")
     pairs = mt.PromptPairs(tuple(part.rows[0] for part in whole.by_template().values()))
