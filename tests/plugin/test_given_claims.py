@@ -19,7 +19,7 @@ from mechtest.stats import derived_seed
 ROOT = Path(__file__).parents[2]
 
 CLAIMS = """
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 import mechtest as mt
 
@@ -43,6 +43,7 @@ def test_breaks(mamba, claim, asked):
 @mt.claim("Other openings do not", exact=True)
 @settings(max_examples=25)
 @given(mt.perturbations(PROMPTS, CALM))
+@example(mt.perturbed(PROMPTS, PROMPTS[13].id, mt.Prefix("The bus was crowded.")))
 def test_holds(mamba, asked):
     mt.must_retain(mamba, STATE, asked, floor=0.45)
 
@@ -131,10 +132,24 @@ def test_none_found_is_one_row_with_the_number_of_tries(run):
     assert "no probability" in found["reason"]
 
 
+def test_an_example_is_tried_beside_what_is_drawn(run):
+    """It is not among the openings, and keeps less than any of them."""
+    (evidence,) = row(run[0], "test_holds")["evidence"]
+    assert evidence["effect"]["estimate"] == pytest.approx(crowded(), rel=1e-4)
+
+
+def crowded():
+    model = mt.HookedMamba.from_pretrained(ROOT / "fixtures/zoo/prose/seed0/step-02500")
+    whole = mt.PromptPairs.from_jsonl(ROOT / "fixtures/prompts/gender.jsonl")
+    pairs = mt.PromptPairs(tuple(part.rows[0] for part in whole.by_template().values())).test
+    asked = mt.perturbed(pairs, pairs[13].id, mt.Prefix("The bus was crowded."))
+    return mt.retained(model, mt.Circuit("blocks.1.state@last"), asked)
+
+
 def test_an_edit_that_the_model_does_not_know_is_passed_over(run):
     """`noon` is no word of its vocabulary: two openings are left for each prompt."""
     (evidence,) = row(run[0], "test_holds")["evidence"]
-    assert evidence["prompts"] <= 2 * evidence["clusters"]
+    assert evidence["prompts"] <= 2 * evidence["clusters"] + 1, "and the example"
 
 
 def test_an_expected_refutation_passes(run):
