@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mechtest.assertions import assert_necessary as assert_necessary
     from mechtest.assertions import assert_not_necessary as assert_not_necessary
     from mechtest.assertions import assert_ranked as assert_ranked
+    from mechtest.assertions import assert_robust as assert_robust
     from mechtest.assertions import assert_specific_to as assert_specific_to
     from mechtest.assertions import assert_stable_across_seeds as assert_stable_across_seeds
     from mechtest.assertions import assert_subspaces_match as assert_subspaces_match
@@ -34,11 +35,14 @@ if TYPE_CHECKING:
     from mechtest.assertions import check_necessary as check_necessary
     from mechtest.assertions import check_not_necessary as check_not_necessary
     from mechtest.assertions import check_ranked as check_ranked
+    from mechtest.assertions import check_robust as check_robust
     from mechtest.assertions import check_specific_to as check_specific_to
     from mechtest.assertions import check_stable_across_seeds as check_stable_across_seeds
     from mechtest.assertions import check_subspaces_match as check_subspaces_match
     from mechtest.assertions import check_sufficient as check_sufficient
     from mechtest.assertions import check_transfers as check_transfers
+    from mechtest.assertions import must_retain as must_retain
+    from mechtest.assertions import retained as retained
     from mechtest.checkpoints import MambaCfg as MambaCfg
     from mechtest.checkpoints import MambaInitCfg as MambaInitCfg
     from mechtest.checkpoints import (
@@ -97,17 +101,41 @@ if TYPE_CHECKING:
     from mechtest.tasks import logit_difference as logit_difference
     from mechtest.tasks import normalized_logit_difference as normalized_logit_difference
     from mechtest.tasks import probability_mass as probability_mass
+    from mechtest.tasks.perturbation import Attractor as Attractor
+    from mechtest.tasks.perturbation import Blanks as Blanks
+    from mechtest.tasks.perturbation import Casing as Casing
+    from mechtest.tasks.perturbation import Distractor as Distractor
+    from mechtest.tasks.perturbation import Filler as Filler
+    from mechtest.tasks.perturbation import Names as Names
+    from mechtest.tasks.perturbation import Number as Number
+    from mechtest.tasks.perturbation import Numbers as Numbers
+    from mechtest.tasks.perturbation import Operation as Operation
+    from mechtest.tasks.perturbation import Perturbation as Perturbation
+    from mechtest.tasks.perturbation import Prefix as Prefix
+    from mechtest.tasks.perturbation import Prefixes as Prefixes
+    from mechtest.tasks.perturbation import Rename as Rename
+    from mechtest.tasks.perturbation import SwapRoles as SwapRoles
+    from mechtest.tasks.perturbation import SwapSentences as SwapSentences
+    from mechtest.tasks.perturbation import Synonym as Synonym
+    from mechtest.tasks.perturbation import Synonyms as Synonyms
+    from mechtest.tasks.perturbation import perturbations as perturbations
+    from mechtest.tasks.perturbation import perturbed as perturbed
 
 __version__ = "0.1.0"
 
 _HOME = {
     "ActivationCache": "mechtest.models",
+    "Attractor": "mechtest.tasks.perturbation",
+    "Blanks": "mechtest.tasks.perturbation",
+    "Casing": "mechtest.tasks.perturbation",
     "Circuit": "mechtest.interventions",
     "ClaimInconclusive": "mechtest.errors",
     "ClaimInvalid": "mechtest.errors",
     "ClaimRecord": "mechtest.records",
     "ClaimRefuted": "mechtest.errors",
+    "Distractor": "mechtest.tasks.perturbation",
     "EffectMap": "mechtest.records",
+    "Filler": "mechtest.tasks.perturbation",
     "HookPoint": "mechtest.models",
     "HookedMamba": "mechtest.models",
     "MambaCfg": "mechtest.checkpoints",
@@ -116,19 +144,31 @@ _HOME = {
     "MechtestError": "mechtest.errors",
     "ModelState": "mechtest.models",
     "ModelSuite": "mechtest.models",
+    "Names": "mechtest.tasks.perturbation",
     "NoiseAblation": "mechtest.interventions",
+    "Number": "mechtest.tasks.perturbation",
+    "Numbers": "mechtest.tasks.perturbation",
+    "Operation": "mechtest.tasks.perturbation",
     "OptimalAblation": "mechtest.interventions",
     "Patch": "mechtest.interventions",
+    "Perturbation": "mechtest.tasks.perturbation",
+    "Prefix": "mechtest.tasks.perturbation",
+    "Prefixes": "mechtest.tasks.perturbation",
     "PromptPair": "mechtest.tasks",
     "PromptPairs": "mechtest.tasks",
     "RecurrentState": "mechtest.models",
+    "Rename": "mechtest.tasks.perturbation",
     "ResampleAblation": "mechtest.interventions",
     "Runner": "mechtest.interventions",
     "Site": "mechtest.sites",
     "Steer": "mechtest.interventions",
     "Subspace": "mechtest.interventions",
+    "SwapRoles": "mechtest.tasks.perturbation",
+    "SwapSentences": "mechtest.tasks.perturbation",
     "SweepPlan": "mechtest.interventions",
     "SweepResult": "mechtest.interventions",
+    "Synonym": "mechtest.tasks.perturbation",
+    "Synonyms": "mechtest.tasks.perturbation",
     "Verdict": "mechtest.records",
     "ZeroAblation": "mechtest.interventions",
     "accuracy": "mechtest.tasks",
@@ -141,6 +181,7 @@ _HOME = {
     "assert_necessary": "mechtest.assertions",
     "assert_not_necessary": "mechtest.assertions",
     "assert_ranked": "mechtest.assertions",
+    "assert_robust": "mechtest.assertions",
     "assert_specific_to": "mechtest.assertions",
     "assert_stable_across_seeds": "mechtest.assertions",
     "assert_subspaces_match": "mechtest.assertions",
@@ -156,6 +197,7 @@ _HOME = {
     "check_necessary": "mechtest.assertions",
     "check_not_necessary": "mechtest.assertions",
     "check_ranked": "mechtest.assertions",
+    "check_robust": "mechtest.assertions",
     "check_specific_to": "mechtest.assertions",
     "check_stable_across_seeds": "mechtest.assertions",
     "check_subspaces_match": "mechtest.assertions",
@@ -177,8 +219,12 @@ _HOME = {
     "log_probability": "mechtest.tasks",
     "logit_difference": "mechtest.tasks",
     "map_effects": "mechtest.discovery",
+    "must_retain": "mechtest.assertions",
     "normalized_logit_difference": "mechtest.tasks",
+    "perturbations": "mechtest.tasks.perturbation",
+    "perturbed": "mechtest.tasks.perturbation",
     "probability_mass": "mechtest.tasks",
+    "retained": "mechtest.assertions",
     "sweep": "mechtest.interventions",
 }
 

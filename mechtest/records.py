@@ -19,6 +19,7 @@ from mechtest.errors import NonFiniteError
 __all__ = [
     "ClaimRecord",
     "Controls",
+    "Counterexample",
     "Effect",
     "EffectMap",
     "Evidence",
@@ -132,6 +133,33 @@ class OtherAblation:
 
 
 @dataclass(frozen=True, slots=True)
+class Counterexample:
+    """A prompt on which a claim about all prompts does not hold, with as few edits as it takes.
+
+    Attributes:
+        base: Id of the prompt that was edited.
+        template: Its template.
+        operations: The edits, in order, as Python.
+        clean: The clean prompt after the edits.
+        corrupted: Its twin.
+        answer: Right after the clean prompt.
+        retained: Share of the effect on the unedited prompt that is left.
+        floor: What it should at least have been.
+        example: Line that tries it first, to be put above the test.
+    """
+
+    base: str
+    template: str
+    operations: tuple[str, ...]
+    clean: str
+    corrupted: str
+    answer: tuple[str, ...]
+    retained: float
+    floor: float
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelIdentity:
     """Which weights a claim was checked on.
 
@@ -156,8 +184,8 @@ class Evidence:
 
     Attributes:
         kind: `necessity`, `sufficiency`, `specificity`, `absence`, `minimality`, `transfer`,
-            `selectivity`, `ranking`, `profile`, `membership`, `subspace match`, `flip rate` or
-            `identity`.
+            `selectivity`, `ranking`, `profile`, `membership`, `subspace match`, `flip rate`,
+            `robustness` or `identity`.
         label: Which part of the claim this is, for example `seed 3`; empty where there is one.
         circuit: Site names, or the name of what an identity compares.
         intervention: For example `resample`.
@@ -167,7 +195,7 @@ class Evidence:
         threshold: What the effect is held against; None where only its rank is asked for.
         direction: `greater` or `less`: on which side of the threshold the claim is.
         p_effect: Of the null hypothesis that the effect is on the other side; None where it is not
-            asked for, or where nothing is estimated (an identity).
+            asked for, or where nothing is estimated (an identity, a search).
         method: How `p_effect` was computed.
         clusters: Templates.
         clusters_positive: Templates whose own effect is on the claimed side.
@@ -187,6 +215,8 @@ class Evidence:
         templates: Template of each prompt, in the same order.
         prompt_digests: 16 hex digits over what each prompt's row says, likewise: a name can stay
             while its prompt changes.
+        counterexample: What a search found against a claim about all prompts; None where nothing
+            was searched for, or nothing found.
     """
 
     kind: str
@@ -217,6 +247,7 @@ class Evidence:
     ablations: tuple[OtherAblation, ...] = ()
     templates: tuple[str, ...] = ()
     prompt_digests: tuple[str, ...] = ()
+    counterexample: Counterexample | None = None
 
     @property
     def p(self) -> float:
@@ -323,6 +354,8 @@ def _evidence(content: Mapping[str, Any]) -> Evidence:
     values["model"] = _built(ModelIdentity, values["model"])
     values["guards"] = tuple(_built(Guard, guard) for guard in values["guards"])
     values["ablations"] = tuple(_ablation(item) for item in values["ablations"])
+    if values["counterexample"] is not None:
+        values["counterexample"] = _built(Counterexample, values["counterexample"])
     if values["controls"] is not None:
         controls = dict(values["controls"])
         if controls["excess"] is not None:

@@ -73,6 +73,7 @@ class RunningClaim:
         level: Error rate this claim is tested at; static, from the lock.
         seed: Root seed.
         registered: Whether the lock holds this claim; otherwise it is exploratory.
+        exact: Whether it takes no part in the error rate: an identity, or a search.
         planning: Only say what would be done: no forward pass, no verdict.
         engine: Executor of interventions that is asked for: `auto`, `packed` or `hooked`.
         memory: Bytes that a batch of packed rows may take.
@@ -82,6 +83,7 @@ class RunningClaim:
         on_event: Told of progress; the plugin writes it to a journal.
         tallies: What the executors made for it have done.
         ledger: (digest of a test half, digest of a circuit tested on it), as they come.
+        searches: What searches inside the test know so far, by what they ask.
     """
 
     id: str = ""
@@ -91,6 +93,7 @@ class RunningClaim:
     level: float = DEFAULT_ALPHA
     seed: int = 0
     registered: bool = False
+    exact: bool = False
     planning: bool = False
     engine: str = "auto"
     memory: int = DEFAULT_MEMORY
@@ -100,6 +103,7 @@ class RunningClaim:
     on_event: Event = _nobody
     tallies: list[Tally] = field(default_factory=list)
     ledger: list[tuple[str, str]] = field(default_factory=list)
+    searches: dict[str, Any] = field(default_factory=dict)
 
     @property
     def forward_passes(self) -> int:

@@ -11,6 +11,7 @@ from mechtest.errors import NonFiniteError
 from mechtest.records import (
     ClaimRecord,
     Controls,
+    Counterexample,
     Effect,
     EffectMap,
     Evidence,
@@ -36,6 +37,9 @@ CONTROLS = st.builds(
 GUARDS = st.builds(Guard, TEXT, st.none() | st.booleans(), TEXT, MAYBE)
 MODELS = st.builds(ModelIdentity, TEXT, TEXT, TEXT, TEXT, TEXT)
 ABLATIONS = st.builds(OtherAblation, TEXT, st.none() | EFFECTS, st.none() | st.booleans(), TEXT)
+COUNTEREXAMPLES = st.builds(
+    Counterexample, TEXT, TEXT, TEXTS, TEXT, TEXT, TEXTS, NUMBER, NUMBER, TEXT
+)
 EVIDENCE = st.builds(
     Evidence,
     kind=TEXT, label=TEXT, circuit=TEXTS, intervention=TEXT, metric=TEXT, effect=EFFECTS,
@@ -44,6 +48,7 @@ EVIDENCE = st.builds(
     moved=MAYBE, broken=MAYBE, model=MODELS, controls=st.none() | CONTROLS,
     guards=st.lists(GUARDS, max_size=2).map(tuple), assumptions=TEXTS, prompt_ids=TEXTS,
     effects=NUMBERS, behaviours=NUMBERS, ablations=st.lists(ABLATIONS, max_size=2).map(tuple),
+    counterexample=st.none() | COUNTEREXAMPLES,
 )  # fmt: skip
 SETTINGS = st.dictionaries(TEXT, TEXT | NUMBER | st.none() | st.lists(NUMBER, max_size=2))
 RECORDS = st.builds(

@@ -19,6 +19,8 @@ from mechtest.assertions.ranking import (
     check_monotone,
     check_ranked,
 )
+from mechtest.assertions.retained import must_retain, retained
+from mechtest.assertions.robustness import assert_robust, check_robust
 from mechtest.assertions.selectivity import assert_specific_to, check_specific_to
 from mechtest.assertions.specificity import (
     assert_beats_random_subspaces,
@@ -41,6 +43,7 @@ __all__ = [
     "assert_necessary",
     "assert_not_necessary",
     "assert_ranked",
+    "assert_robust",
     "assert_specific_to",
     "assert_stable_across_seeds",
     "assert_subspaces_match",
@@ -56,9 +59,12 @@ __all__ = [
     "check_necessary",
     "check_not_necessary",
     "check_ranked",
+    "check_robust",
     "check_specific_to",
     "check_stable_across_seeds",
     "check_subspaces_match",
     "check_sufficient",
     "check_transfers",
+    "must_retain",
+    "retained",
 ]

@@ -25,6 +25,7 @@ __all__ = [
     "decide",
     "decide_all",
     "decide_every",
+    "decide_search",
     "part_verdict",
 ]
 
@@ -301,6 +302,27 @@ def _every_holds(level: float, parts: Sequence[PartFinding], guards: Sequence[Gu
 def part_verdict(level: float, part: PartFinding, *, refutation: float = REFUTATION) -> Verdict:
     """Return what one part comes to by itself."""
     return decide_every(level, [part], refutation=refutation).verdict
+
+
+def decide_search(tries: int, smallest: float, floor: float) -> Decision:
+    """Apply the rule to a claim that something holds for every prompt, after a search against it.
+
+    One prompt below the floor refutes it. None in so many tries is said as that: there is no error
+    rate, because the prompts tried were no sample.
+
+    Args:
+        tries: Distinct prompts tried.
+        smallest: Smallest share of the effect that was left on any of them.
+        floor: What the claim says it never falls below.
+    """
+    if smallest < floor:
+        reason = f"a prompt keeps {smallest:.3g} of its effect, below {floor:g}"
+        return Decision(Verdict.REFUTED, "counter-example", reason)
+    reason = (
+        f"no counter-example in {tries} distinct perturbed prompts (a search, no probability): the "
+        f"smallest share kept is {smallest:.3g}, the floor {floor:g}"
+    )
+    return Decision(Verdict.SUPPORTED, "no counter-example", reason)
 
 
 def decide_all(named: Sequence[tuple[str, Decision]]) -> tuple[int, Decision]:

@@ -14,7 +14,7 @@ from mechtest.errors import (
 from mechtest.records import ClaimRecord, Evidence, Verdict
 from mechtest.running_claim import RunningClaim, current_claim
 
-__all__ = ["checked", "conclude", "inside_hypothesis"]
+__all__ = ["checked", "conclude", "inside_hypothesis", "not_supported"]
 
 _ERRORS: Mapping[Verdict, type[ClaimError]] = {
     Verdict.REFUTED: ClaimRefuted,
@@ -113,14 +113,20 @@ def conclude(record: ClaimRecord, circuit: str) -> ClaimRecord:
         claim.records.append(record)
     if record.verdict is Verdict.SUPPORTED:
         return record
+    raise not_supported(record, circuit)
+
+
+def not_supported(record: ClaimRecord, circuit: str) -> ClaimError:
+    """Return the error that says what a record came to, where that is not "supported"."""
+    claim = current_claim()
     kind = _ERRORS[record.verdict]
     replay = [f"{'replay':<9} pytest '{claim.id}' --mechtest-seed={claim.seed}"] if claim else []
     if record.verdict is Verdict.INVALID:
         first, _, rest = record.reason.partition("\n")
         lines = [line.strip() for line in rest.splitlines()]
         what = f"{record.kind} of {circuit} cannot be tested: {first}"
-        raise kind(what, record=record, details=[*lines, *replay])
-    raise kind(
+        return kind(what, record=record, details=[*lines, *replay])
+    return kind(
         f"{headline(record)}: {record.kind} of {circuit} is {record.verdict}",
         record=record,
         given=f"{record.statement or record.kind} (level {record.level:.3g})",
@@ -141,7 +147,7 @@ def headline(record: ClaimRecord) -> str:
         return str(record.verdict)
     sign = "<" if shown.direction == "greater" else ">"
     against = "" if shown.threshold is None else f" {sign} {shown.threshold:g}"
-    if record.kind == "identity":  # nothing is estimated, so there is no p
+    if shown.p_effect is None and shown.controls is None:  # nothing is estimated, so there is no p
         return f"{shown.effect.estimate:.3g}{against}, {record.binding}"
     if not record.binding.endswith("effect") or record.verdict is Verdict.INCONCLUSIVE:
         against = ""
@@ -168,6 +174,9 @@ def _numbers(record: ClaimRecord) -> list[str]:
             f"{item.clusters} templates, {item.prompts} prompts"
         )
         lines += [f"{'ablation':<9} {other.detail}" for other in item.ablations]
+        if item.counterexample is not None:
+            lines.append(f"{'prompt':<9} {item.counterexample.clean!r}")
+            lines.append(f"{'example':<9} {item.counterexample.example}")
         if item.controls is not None:
             rank = item.controls
             mean = "-" if rank.null_mean is None else f"{rank.null_mean:.3g}"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mechtest.errors import ClaimError, ClaimInconclusive, ClaimRefuted
+from mechtest.plugin.given import settle_draws
 from mechtest.plugin.lock import settings_differences
 from mechtest.plugin.marks import refusal
 from mechtest.plugin.plan import PlannedClaim
@@ -70,6 +71,7 @@ def run_claim(
         level=DEFAULT_ALPHA if session.problem is not None else session.level(planned),
         seed=0 if session.problem is not None else session.seed,
         registered=session.problem is None and session.is_registered(planned),
+        exact=planned.exact,
         planning=session.options.planning,
         engine=session.options.engine,
         memory=session.options.memory,
@@ -118,6 +120,7 @@ def call_claim(
 ) -> Generator[None, object, object]:
     """Let the test run and turn what it came to into what pytest has to see."""
     __tracebackhide__ = True
+    settle_draws(item, item.stash[RUNNING])
     try:
         result = yield
     except PASS_ON:

@@ -95,10 +95,15 @@ def cells_of(row: Row, limit: int = 120) -> Cells:
         verdict_text(row),
         effect,
         threshold_text(evidence),
-        "exact" if row["exact"] else p_text(row["p"]),
+        _without_p(evidence) if row["exact"] else p_text(row["p"]),
         controls_text(evidence["controls"]),
         sample_text(evidence),
     )
+
+
+def _without_p(evidence: Mapping[str, Any]) -> str:
+    """Return why there is no p value: a search is none of what is exact."""
+    return "search" if evidence["method"].startswith("search") else "exact"
 
 
 def deciding_evidence(row: Row) -> Mapping[str, Any] | None:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 from mechtest.records import (
     Controls,
+    Counterexample,
     Effect,
     EffectMap,
     Evidence,
@@ -270,6 +271,7 @@ def hostile_rows(rng):
             effect=Effect(0.9, None, None, 0.9, text, text), assumptions=(text,),
             guards=(Guard(text, passed=False, detail=text),),
             ablations=(OtherAblation(text, None, agrees=False, detail=text),),
+            counterexample=Counterexample(text, text, (text,), text, text, (text,), 0.1, 0.5, text),
             model=ModelIdentity(text, text, text, text, text),
         )  # fmt: skip
         rows.append(

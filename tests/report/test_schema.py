@@ -38,6 +38,7 @@ def test_reports_obey_the_schema(report):
         ("guard", records.Guard),
         ("model", records.ModelIdentity),
         ("ablation", records.OtherAblation),
+        ("counterexample", records.Counterexample),
         ("evidence", records.Evidence),
         ("map", records.EffectMap),
     ],
