@@ -2,8 +2,8 @@
 
 What takes fewer choices comes first: fewer edits before more, and a prompt that allows one kind of
 edit before those that allow several. Else shorter prompts come before longer ones, and edits in the
-order they were given. What it draws is chosen to find counter-examples: no rate, interval or p value may be
-computed from it (`Menu.draw` is for those).
+order they were given. What it draws is chosen to find counter-examples: no rate, interval or p
+value may be computed from it (`Menu.draw` is for those).
 """
 
 from collections.abc import Sequence
