@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mechtest
 from mechtest.errors import MechtestError
@@ -46,7 +49,44 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--prompts", required=True, help="prompt file (JSON Lines)")
     new.add_argument("--site", default="blocks.0.state@last", help="default: %(default)s")
     new.set_defaults(run=_new_claim)
+    _add_timeline(commands)
     return parser
+
+
+def _add_timeline(commands: Any) -> None:
+    line = commands.add_parser(
+        "timeline", help="show at which training step each claim was born, moved or died"
+    )
+    line.add_argument("reports", nargs="+", type=Path, metavar="REPORT", help="file or directory")
+    line.add_argument("--output", type=Path, metavar="FILE", help="also draw it: .png or .svg")
+    line.add_argument("--claim", metavar="PATTERN", help="only claims whose id holds this, or *")
+    line.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    line.add_argument("--holm", action="store_true", help="correct each claim over its checkpoints")
+    line.set_defaults(run=_timeline)
+
+
+def _timeline(args: argparse.Namespace) -> int:
+    from mechtest.report import read_report
+    from mechtest.report.timeline import read_timeline, with_claims
+    from mechtest.report.timeline_text import timeline_lines
+
+    adjust = None
+    if args.holm:
+        from mechtest.plugin.levels import holm as adjust
+    timeline = read_timeline([read_report(path) for path in args.reports], adjust=adjust)
+    if args.claim:
+        timeline = with_claims(timeline, args.claim)
+    if args.json:
+        print(json.dumps(timeline.as_json(), indent=1, allow_nan=False))
+    else:
+        print("\n".join(timeline_lines(timeline, shutil.get_terminal_size((100, 24)).columns)))
+    if args.output:
+        from mechtest.report.files import write_whole
+        from mechtest.report.timeline_picture import timeline_picture
+
+        write_whole(args.output, timeline_picture(timeline, args.output.suffix.lower()))
+        print(f"wrote {args.output}", file=sys.stderr)
+    return 0
 
 
 def _new_claim(args: argparse.Namespace) -> int:

@@ -121,6 +121,7 @@ def row(name, statement, verdict, parts=(), **changes):
             "suite": "fixtures/zoo/prose",
             "seed": 0,
             "checkpoint": "step-02500",
+            "step": 2500,
             "sha256": "ab" * 32,
             "dtype": "float32",
             "device": "cpu",
@@ -128,7 +129,11 @@ def row(name, statement, verdict, parts=(), **changes):
         "settings": [{"threshold": 0.5, "circuit": list(SITES), "intervention": "resample"}],
         "evidence": list(parts),
         "maps": [],
-        "source": {"file": "claims/test_fact.py", "line": 12},
+        "source": {
+            "file": "claims/test_fact.py",
+            "line": 12,
+            "code": f"def {name}(mamba, prompts): ...",
+        },
         "replay": f"pytest '{node}' --mechtest-seed=0",
         "message": "",
     }
@@ -279,9 +284,9 @@ def hostile_rows(rng):
                 notes=[text], replay=text, message=text, settings=[{text: text, "n": [text]}],
                 maps=[{"title": text, "rows": [text], "columns": [text, ""], "unit": text,
                        "values": [[0.5, None]]}],
-                source={"file": text, "line": 3},
-                model={"suite": text, "seed": None, "checkpoint": text, "sha256": text,
-                       "dtype": text, "device": text},
+                source={"file": text, "line": 3, "code": text},
+                model={"suite": text, "seed": None, "checkpoint": text, "step": None,
+                       "sha256": text, "dtype": text, "device": text},
             )
         )  # fmt: skip
     return rows
