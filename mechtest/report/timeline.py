@@ -329,8 +329,8 @@ def _moved(track: Track, index: int, tracks: Sequence[Track]) -> Turn:
 
 def _differing(rows: Sequence[Row]) -> tuple[str, ...]:
     """Return the names of what a claim was not asked alike at all checkpoints."""
-    # A claim that was invalid got as far as nothing being set.
-    asked = [found for row in rows if (found := [one for one in row["settings"] if one])]
+    # An invalid claim may have ended before all was set.
+    asked = [row["settings"] for row in rows if row["evidence"]]
     names: dict[str, None] = {}
     for settings in asked[1:]:  # against the first
         if len(settings) != len(asked[0]):

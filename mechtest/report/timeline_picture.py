@@ -33,8 +33,13 @@ TONES = {
     "invalid": "#7a3fb0",
 }
 """Colours of verdicts, those of the report's page."""
+KEY = (
+    "Effect with its interval at each checkpoint; dashed: threshold. Green is supported, red "
+    "refuted, ochre inconclusive, violet invalid, grey without a verdict; hollow does not count."
+)
 _ABSENT = "#9aa4b0"
 _INK, _SOFT = "#1c2024", "#5b6470"
+DPI = 125
 _PANEL = (3.7, 2.15)
 _SHARES = (-0.25, 1.25)
 
@@ -80,7 +85,7 @@ def _figure(timeline: Timeline) -> Figure:
     count = len(timeline.tracks)
     columns = min(3 if count > 4 else 2, count)
     rows = math.ceil(count / columns)
-    caption = textwrap.wrap(f"{RULE} {timeline.levels}", 40 + 58 * columns)
+    caption = textwrap.wrap(f"{KEY} {RULE} {timeline.levels}", 40 + 58 * columns)
     foot = 0.145 * (len(caption) + 2)
     height = _PANEL[1] * rows + foot
     figure = FigureClass(figsize=(_PANEL[0] * max(columns, 2), height))
@@ -186,5 +191,5 @@ def _rendered(figure: Figure, suffix: str) -> bytes:
     with rc_context({"svg.hashsalt": "mechtest"}), warnings.catch_warnings():
         # A statement may hold letters the font lacks: a box is drawn, and the table has them.
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
-        figure.savefig(file, format=suffix[1:], dpi=150, metadata=metadata)
+        figure.savefig(file, format=suffix[1:], dpi=DPI, metadata=metadata)
     return file.getvalue()
