@@ -42,7 +42,7 @@ def test_a_histogram_counts_every_value(values, observed):
 
 def test_bars_stand_where_the_values_are():
     chart = histogram([0, 0, 0, 1], None, None, bins=4)
-    assert chart.outline == "M0 100v-100h25V100zM75 100v-33.3h25V100z"
+    assert chart.outline == "M0 100V0h25V100M75 100V66.7h25V100z"
 
 
 def test_charts_that_cannot_be_drawn_are_absent():
