@@ -1,4 +1,4 @@
-"""How do claims look when the same circuit is ablated in other ways: a row a claim, a column a way?"""
+"""What does the same circuit come to when it is ablated in other ways, claim by claim?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class AblationRow:
         view: The claim, as the page has it.
         label: The claim, and which part of it.
         decides: The deciding ablation and its effect.
-        cells: For each other way its effect as text and whether it agrees; empty where not measured.
+        cells: For each other way its effect as text and whether it agrees; empty without one.
     """
 
     view: Mapping[str, Any]

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mechtest.report.ablation_matrix import ablation_matrix
 from mechtest.report.build import DECIDED, VERDICTS
 from mechtest.report.cells import (
     cells_of,
@@ -30,7 +31,6 @@ from mechtest.report.cells import (
     titled,
     verdict_text,
 )
-from mechtest.report.ablation_matrix import ablation_matrix
 from mechtest.report.charts import (
     control_histogram,
     forests,
@@ -116,7 +116,7 @@ def _style(summary: Mapping[str, int]) -> str:
 
 
 def _policy(*own: str) -> str:
-    """Return a policy that lets this page's own style and script in by their hashes, and no more."""
+    """Return a policy that lets in this page's own style and script by their hashes, no more."""
     style, script = (
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in own
     )

@@ -31,7 +31,11 @@ addEventListener('load', function () {
       .map(function (one) { return one.getAttribute('data-claim'); }).join(',');
   }
   var box = document.getElementById('search');
-  function type(text) { box.value = text; box.dispatchEvent(new Event('input')); seen.push(shown()); }
+  function type(text) {
+    box.value = text;
+    box.dispatchEvent(new Event('input'));
+    seen.push(shown());
+  }
   type('');
   type('gpu CUDA');
   seen.push(document.getElementById('found').textContent);
