@@ -6,7 +6,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,15 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--site", default="blocks.0.state@last", help="default: %(default)s")
     new.set_defaults(run=_new_claim)
     _add_timeline(commands)
+    remade = commands.add_parser(
+        "report",
+        help="make a report from the journals of a run, or its files anew from report.json",
+    )
+    remade.add_argument(
+        "place", type=Path, metavar="RUN", help="directory of a report, or a report.json"
+    )
+    remade.add_argument("--output", type=Path, metavar="DIR", help="default: where it lies")
+    remade.set_defaults(run=_report)
     return parser
 
 
@@ -65,15 +74,40 @@ def _add_timeline(commands: Any) -> None:
     line.set_defaults(run=_timeline)
 
 
+def _report(args: argparse.Namespace) -> int:
+    from mechtest.plugin.rebuilding import journal_directory, rebuild, status_of_report
+    from mechtest.report import headline, read_report, write_report
+
+    place: Path = args.place
+    journals = journal_directory(place) if place.is_dir() else None
+    if journals is None:
+        report = read_report(place)
+        status = status_of_report(report)
+        home = place if place.is_dir() else place.parent
+    else:
+        report, status = rebuild(journals)
+        home = place.parent if journals == place else place
+    written = write_report(report, args.output or home)
+    print(headline(report))
+    for note in report["run"]["notes"] if journals is not None else ():
+        print(note)
+    print(f"wrote {next(path for path in written if path.suffix == '.html')}")
+    return status
+
+
+def _holm() -> Callable[[Mapping[str, float]], Mapping[str, float]]:
+    from mechtest.plugin.levels import holm  # here, because it brings pytest with it
+
+    return holm
+
+
 def _timeline(args: argparse.Namespace) -> int:
     from mechtest.report import read_report
     from mechtest.report.timeline import read_timeline, with_claims
     from mechtest.report.timeline_text import timeline_lines
 
-    adjust = None
-    if args.holm:
-        from mechtest.plugin.levels import holm as adjust
-    timeline = read_timeline([read_report(path) for path in args.reports], adjust=adjust)
+    reports = [read_report(path) for path in args.reports]
+    timeline = read_timeline(reports, adjust=_holm() if args.holm else None)
     if args.claim:
         timeline = with_claims(timeline, args.claim)
     if args.json:

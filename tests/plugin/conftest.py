@@ -1,6 +1,7 @@
 """Projects with claims that need no model: `fake()` records what it is told to."""
 
 import json
+import os
 
 import jinja2  # noqa: F401
 import pytest
@@ -74,7 +75,8 @@ class Project:
         self._pytester = pytester
         self.path = pytester.path
         monkeypatch.syspath_prepend(str(pytester.path))
-        monkeypatch.setenv("PYTHONPATH", str(pytester.path))
+        # Ahead of where this run itself looks, so that processes test the same checkout.
+        monkeypatch.setenv("PYTHONPATH", str(pytester.path), prepend=os.pathsep)
         for name in ("CI", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
             monkeypatch.delenv(name, raising=False)
         (self.path / "fakes.py").write_text(FAKES)

@@ -321,6 +321,7 @@ def report_of(rows, **changes):
             "circuits": {"34" * 8: 4},
         },
         "run": {
+            "id": "56" * 16,
             "started": "2026-01-02T03:04:05+00:00",
             "seconds": 93.4,
             "workers": 2,
