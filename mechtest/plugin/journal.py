@@ -108,7 +108,7 @@ def newest_run(directory: Path) -> str | None:
     """Return the name of the run that began last, of those with journals here."""
     found: dict[str, float] = {}
     for path in directory.glob("*.jsonl"):
-        first = _first_line(path)
+        first = _first_line(path) if path.is_file() else {}
         if isinstance(first.get("run"), str):
             began = float(first.get("time") or 0.0)
             found[first["run"]] = max(began, found.get(first["run"], 0.0))
@@ -144,7 +144,7 @@ class JournalContent:
 def read_journals(directory: Path, run: str) -> JournalContent:
     """Read the journals of a run; files of other runs are left out."""
     content = JournalContent()
-    for path in sorted(directory.glob("*.jsonl")):
+    for path in sorted(path for path in directory.glob("*.jsonl") if path.is_file()):
         lines, torn = _read(path)
         if lines and lines[0].get("run") == run:
             content.lines[path.stem] = lines
@@ -155,8 +155,7 @@ def read_journals(directory: Path, run: str) -> JournalContent:
 def forget_other_runs(directory: Path, run: str) -> None:
     """Delete the journals that an earlier run left."""
     for path in directory.glob("*.jsonl"):
-        lines, _ = _read(path)
-        if not lines or lines[0].get("run") != run:
+        if path.is_file() and _first_line(path).get("run") != run:
             path.unlink(missing_ok=True)
 
 

@@ -184,6 +184,8 @@ def _reports(
     data = {**line["report"], "user_properties": [tuple(p) for p in line["properties"]]}
     own = item.config.hook.pytest_report_from_serializable(config=item.config, data=data)
     own.mechtest = line["facts"]
+    if isinstance(own.longrepr, list):
+        own.longrepr = tuple(own.longrepr)  # of a skip; JSON knows lists only
     item.user_properties.extend(data["user_properties"])
     # Fixtures that the test before left for this one end here, as if it had run.
     teardown = pytest.CallInfo.from_call(

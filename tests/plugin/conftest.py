@@ -90,9 +90,11 @@ class Project:
     def run(self, *options, process=False):
         """Run pytest; in a process of its own where workers or signals are involved."""
         apart = process or ("-n" in options and "0" not in options)
-        run = self._pytester.runpytest_subprocess if apart else self._pytester.runpytest_inprocess
         where = [] if any("claims/" in option for option in options) else ["claims"]
-        return run(*QUICK, *options, *where)
+        if apart:
+            return self._pytester.runpytest_subprocess(*QUICK, *options, *where)
+        # A claim that is interrupted ends its own run, not this one.
+        return self._pytester.runpytest_inprocess(*QUICK, *options, *where, no_reraise_ctrlc=True)
 
     @property
     def report(self):
