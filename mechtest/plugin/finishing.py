@@ -116,6 +116,8 @@ def say(session: ClaimSession, gathered: Gathered) -> None:
         for row in rows:
             if row["verdict"] == verdict:
                 add(f"{row['id']} {text}: the evidence is incomplete")
+    if missing_evidence(rows) and session.options.report is not None:
+        add("to go on where this run ended, run it again with --mechtest-resume")
     if session.internal_error:
         add("pytest itself failed (see INTERNALERROR above): do not trust this run")
     for error in session.collection_errors:

@@ -147,14 +147,20 @@ class ClaimSession:
         if not self.planned:
             return
         self.files = sorted({item.nodeid.partition("::")[0] for item in items})
-        claims = [item for item in items if item.nodeid in self.planned]
-        names = [name for item in claims for name in inputs_of(item, self.rootdir)]
-        self.inputs = digests_of(names, self.rootdir)
+        if self.journals is not None and not self._only_looks:
+            claims = [item for item in items if item.nodeid in self.planned]
+            names = [name for item in claims for name in inputs_of(item, self.rootdir)]
+            self.inputs = digests_of(names, self.rootdir)
         try:
             self._refuse_reruns()
             self.find_lock()
         except RegistrationError as error:
             self.problem = error
+
+    @property
+    def _only_looks(self) -> bool:
+        """Whether no claim is checked, so that nobody will go on with this run."""
+        return bool(self.config.option.collectonly) or self.options.planning
 
     def selected(self, items: Sequence[pytest.Item]) -> None:
         """Note which claims are left to run, and write the plan down."""
