@@ -296,7 +296,7 @@ def test_with_workers_a_refusal_is_one_message(cut):
     cut.stop("f", "ctrl-c")
     cut.project.run()
     cut.go_on()
-    result = cut.project.run("--mechtest-resume", "--mechtest-seed=7", "-n", "2")
+    result = cut.project.run("--mechtest-resume", "--mechtest-seed=7", "-n", "1")
     assert result.ret == 4
     assert (result.stdout.str() + result.stderr.str()).count("cannot be resumed") == 1
     assert not [path for path in cut.journals.iterdir() if path.name != "main.jsonl"]

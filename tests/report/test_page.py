@@ -132,6 +132,12 @@ def test_three_hundred_claims_stay_small_and_hold_the_main_numbers():
     assert text.count('href="#assumption-2"') == 300  # said once, named by each
 
 
+def test_without_a_script_nothing_is_offered_that_needs_one():
+    text = html(example_report())
+    assert '<div id="tools" class="tools" hidden>' in text
+    assert '<th scope="col">verdict</th>' in text  # the script makes buttons of them
+
+
 def test_an_anchor_stays_when_other_claims_come():
     def anchors(report):
         return set(re.findall(r'id="(claim-[0-9a-f]{10})"', html(report)))
