@@ -115,7 +115,10 @@ class ClaimSession:
         if self._journals:
             return Path(self._journals)
         report = self.options.report
-        return report / "journal" if report is not None else None
+        # A plan or a lock finishes no claim, and must not take the place of a run that did.
+        if report is None or self.options.planning:
+            return None
+        return report / "journal"
 
     def share_journals(self) -> dict[str, str]:
         """Return what a worker is told; makes a place for journals where no report is written."""

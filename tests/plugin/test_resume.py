@@ -275,6 +275,9 @@ def test_a_run_under_other_conditions_is_refused_field_by_field(cut):
         "claims/test_a.py::test_g: selected changed": lambda: ["-k", "not test_g"],
         "claims/test_b.py::test_z is no longer collected": lambda: ["claims/test_a.py"],
     }  # fmt: skip
+    for harmless in ("--mechtest-plan", "--mechtest-lock", "--collect-only"):
+        cut.project.run(harmless)
+        assert cut.project.lock_path.read_text() == lock
     cut.ran()
     for text_of_it, change in changes.items():
         result = cut.project.run("--mechtest-resume", *change())
