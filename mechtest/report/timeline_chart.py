@@ -11,7 +11,7 @@ from mechtest.report.charts import SHARE
 from mechtest.report.geometry import Tick, scale_over
 from mechtest.report.plain_text import clean_text
 from mechtest.report.timeline import Timeline, Track, read_timeline
-from mechtest.report.timeline_text import step_text
+from mechtest.report.timeline_text import letter, step_text
 
 __all__ = ["Course", "Mark", "courses"]
 
@@ -33,6 +33,7 @@ class Mark:
         verdict: As reported.
         counts: Whether the verdict counts.
         id: Of the row.
+        letter: The verdict, for who cannot tell colours apart.
         text: What a reader without eyes is told.
     """
 
@@ -43,6 +44,7 @@ class Mark:
     verdict: str
     counts: bool
     id: str
+    letter: str
     text: str
 
 
@@ -84,7 +86,7 @@ def _course(track: Track) -> Course:
     marks = tuple(
         Mark(
             at[m.step], height(m.estimate), height(m.low), height(m.high), m.verdict,
-            m.counted == m.verdict, m.id,
+            m.counted == m.verdict, m.id, letter(m),
             f"{m.checkpoint}: {m.verdict.replace('_', ' ')} {number_text(m.estimate)}",
         )
         for m in track.moments

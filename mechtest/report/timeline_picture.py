@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mechtest.errors import InputError, MissingPackageError
 from mechtest.report.plain_text import clean_text
 from mechtest.report.timeline import RULE, Moment, Timeline, Track
-from mechtest.report.timeline_text import step_text
+from mechtest.report.timeline_text import letter, step_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,8 +34,9 @@ TONES = {
 }
 """Colours of verdicts, those of the report's page."""
 KEY = (
-    "Effect with its interval at each checkpoint; dashed: threshold. Green is supported, red "
-    "refuted, ochre inconclusive, violet invalid, grey without a verdict; hollow does not count."
+    "Effect with its interval at each checkpoint; dashed: threshold. S supported (green), "
+    "R refuted (red), ? inconclusive (ochre), E invalid (violet), - no verdict; hollow does not "
+    "count."
 )
 _ABSENT = "#9aa4b0"
 _INK, _SOFT = "#1c2024", "#5b6470"
@@ -138,11 +139,17 @@ def _draw(axes: Axes, track: Track, steps: Sequence[int]) -> None:
 
 
 def _square(axes: Axes, place: int, moment: Moment) -> None:
+    """Draw a verdict: its colour, and its letter for who cannot tell colours apart."""
+    tone = TONES.get(moment.verdict, _ABSENT)
+    counts = moment.counted == moment.verdict
+    edge = axes.get_xaxis_transform()
     axes.plot(
-        [place], [-0.07], "s", transform=axes.get_xaxis_transform(), clip_on=False, markersize=7,
-        color=TONES.get(moment.verdict, _ABSENT),
-        markerfacecolor=TONES.get(moment.verdict, _ABSENT)
-        if moment.counted == moment.verdict else "white",
+        [place], [-0.08], "s", transform=edge, clip_on=False, markersize=9, color=tone,
+        markerfacecolor=tone if counts else "white",
+    )  # fmt: skip
+    axes.text(
+        place, -0.085, letter(moment), transform=edge, ha="center", va="center", fontsize=6,
+        color="white" if counts else tone, parse_math=False,
     )  # fmt: skip
 
 
@@ -153,7 +160,7 @@ def _edges(axes: Axes, track: Track, steps: Sequence[int], low: float, high: flo
     axes.set_xticks(
         range(0, len(steps), every), [step_text(s) for s in steps[::every]], fontsize=6.5
     )
-    axes.tick_params(axis="x", length=0, pad=13)
+    axes.tick_params(axis="x", length=0, pad=16)
     axes.tick_params(axis="y", labelsize=6.5, length=2)
     for side in ("top", "right", "bottom"):
         axes.spines[side].set_visible(False)
