@@ -40,8 +40,12 @@ def take_over(session: ClaimSession) -> None:
         session.messages.append("nothing to resume: no journal of an earlier run was found")
         return
     content = read_journals(directory, old)
+    context = _context(content)
+    if not context:
+        session.messages.append("nothing to resume: the earlier run ended before it had a plan")
+        return
     lines = [{"event": "run", "run": session.run_id, "worker": NAME, "resumes": old}]
-    lines += [{**line, "event": "was"} for line in _context(content)]
+    lines += [{**line, "event": "was"} for line in context]
     lines += finished(content)
     write_lines(directory / f"{NAME}-{session.run_id[:8]}.jsonl", lines)
 
@@ -93,9 +97,7 @@ def refuse_changes(session: ClaimSession, context: Mapping[str, Any]) -> None:
     content = session.read_journals()
     was = content.events("was")
     if not was:
-        if content.events("run"):
-            session.messages.append("nothing to resume: the earlier run had not begun")
-        return
+        return  # nothing is taken over
     plans = content.events("plan")
     found = context_differences(was[0]["context"], json.loads(json.dumps(context)))
     found += _plan_differences(was[0]["plan"], plans[0])

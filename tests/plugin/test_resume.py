@@ -310,6 +310,17 @@ def test_where_there_is_nothing_to_resume_the_run_is_an_ordinary_one(cut):
     assert cut.project.verdicts == {"test_z": "supported"}
     result.stdout.fnmatch_lines(["nothing to resume: no journal of an earlier run was found"])
     assert result.ret == 0
+    assert result.stdout.str().count("nothing to resume") == 1
+    (line,) = read_journals(cut.journals, newest_run(cut.journals)).events("end")
+    for path in cut.journals.iterdir():  # a run of which only an end is known
+        path.unlink()
+    begun = Journal(cut.journals, "gw0", "an earlier one")
+    begun.write("end", line)
+    begun.write("done", {"id": line["id"], "failed": False})
+    begun.close()
+    assert main(["report", str(cut.journals)]) == 2
+    result = cut.project.run("--mechtest-resume", "claims/test_b.py")
+    result.stdout.fnmatch_lines(["nothing to resume: the earlier run ended before it had a plan"])
     for wrong, words in (
         (["--mechtest-report="], "needs a report's directory"),
         (["--mechtest-plan"], "plans and locks run nothing"),
