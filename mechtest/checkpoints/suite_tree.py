@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mechtest.checkpoints.suite_names import parse_number
+from mechtest.checkpoints.suite_names import parse_number, parse_step
 from mechtest.checkpoints.weight_files import list_directories
 from mechtest.errors import ConfigError
 
@@ -25,7 +25,7 @@ def scan_tree(
     # Where a name fits both patterns (a bare number), what it contains decides.
     for name in list_directories(root):
         child = root / name
-        seed, step = parse_number(name, seeds), parse_number(name, steps)
+        seed, step = parse_number(name, seeds), parse_step(name, steps)
         if not _is_checkpoint(child) and seed is not None:
             _scan_seed(child, seed, steps, members, ignored)
         elif _is_checkpoint(child) and step is not None and _says_step(name, seed):
@@ -53,7 +53,7 @@ def _scan_seed(
         ignored.append(f"{directory.name}: no config.json and no directories")
     for name in names:
         child = directory / name
-        step = parse_number(name, steps)
+        step = parse_step(name, steps)
         if step is not None and _is_checkpoint(child):
             _add(members, (seed, step), child)
         else:

@@ -15,7 +15,7 @@ from typing import Any
 from mechtest.plugin.journal import JournalContent
 from mechtest.plugin.levels import Budget, adjusted_in_order, holm
 from mechtest.plugin.plan import PlannedClaim
-from mechtest.plugin.verdicts import is_expected
+from mechtest.plugin.verdicts import is_expected, plain
 
 __all__ = ["VERDICTS", "make_rows", "missing_evidence", "not_checked"]
 
@@ -129,6 +129,7 @@ def _row(
         "suite": claim.suite,
         "seed": claim.seed,
         "checkpoint": claim.checkpoint,
+        "step": claim.step,
         "sha256": "",
         "dtype": "",
         "device": "",
@@ -157,7 +158,7 @@ def _row(
         "settings": list(facts.get("settings", ())),
         "evidence": list(facts.get("evidence", ())),
         "maps": list(facts.get("maps", ())),
-        "source": {"file": claim.file, "line": claim.line},
+        "source": {"file": claim.file, "line": claim.line, "code": plain(claim.code)},
         "replay": " ".join(["pytest", shlex.quote(claim.id), *replay]),
         "message": str(facts.get("message", "")),
     }

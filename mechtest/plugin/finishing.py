@@ -16,6 +16,7 @@ from mechtest.plugin.baseline import (
     status_with_baseline,
 )
 from mechtest.plugin.gathering import Gathered, circuits_tested, gather, report_parts
+from mechtest.plugin.journal import forget_other_runs
 from mechtest.plugin.lock import (
     Lock,
     LockedClaim,
@@ -26,7 +27,7 @@ from mechtest.plugin.lock import (
 )
 from mechtest.plugin.session import ClaimSession
 
-__all__ = ["INCOMPLETE", "finish"]
+__all__ = ["INCOMPLETE", "exit_status", "finish", "say"]
 
 INCOMPLETE = 8
 """Exit status of a run in which nothing failed and claims were left unchecked."""
@@ -43,19 +44,26 @@ def finish(session: ClaimSession, status: int) -> int:
         The exit status to end with.
     """
     session.take_plan(session.read_journals())
+    if not session.planned and session.facts:
+        session.messages.append(
+            "claims were checked and the plan of the run is lost: there is no report"
+        )
+        return status or INCOMPLETE
     if not session.planned and not _lock_near_errors(session):
         return status
+    if session.journals is not None:
+        forget_other_runs(session.journals, session.run_id)
     gathered = gather(session)
     if session.options.lock == "write":
         return _finish_lock(session, gathered, status)
     if session.options.plan:
         return _finish_plan(session, gathered, status)
-    _say(session, gathered)
+    say(session, gathered)
     _write(session, gathered)
     status = forgiving(session, status)
     if status:
         return status
-    return status_with_baseline(session, _status(session, gathered))
+    return status_with_baseline(session, exit_status(session, gathered))
 
 
 def _lock_near_errors(session: ClaimSession) -> bool:
@@ -71,40 +79,42 @@ def _lock_near_errors(session: ClaimSession) -> bool:
     return path is not None
 
 
-def _status(session: ClaimSession, gathered: Gathered) -> int:
+def exit_status(session: ClaimSession, gathered: Gathered) -> int:
+    """Return the status of a run in which no test failed."""
     if session.internal_error:
         return int(pytest.ExitCode.INTERNAL_ERROR)
     if gathered.stale and (session.options.ci or session.options.lock == "check"):
         return 1
-    if missing_evidence(gathered.rows) or session.collection_errors or session.unsaved:
+    missing = session.unsaved or session.unwritten
+    if missing_evidence(gathered.rows) or session.collection_errors or missing:
         return INCOMPLETE
     if session.options.require_all and not_checked(gathered.rows, gathered.registered):
         return INCOMPLETE
     return 0
 
 
-def _say(session: ClaimSession, gathered: Gathered) -> None:
+def say(session: ClaimSession, gathered: Gathered) -> None:
     """Collect the sentences that the summary and the report say about the run."""
     rows = gathered.rows
-    say = session.messages.append
+    add = session.messages.append
     if session.problem is not None:
-        say(str(session.problem))
+        add(str(session.problem))
     missing = not_checked(rows, gathered.registered)
     total = len(gathered.registered)
     if missing:
-        say(
+        add(
             f"{total - len(missing)} of {total} registered claims were checked; levels are those "
             f"for {total}"
         )
     for sentence in gathered.stale:
-        say(f"stale lock: {sentence}")
+        add(f"stale lock: {sentence}")
     if gathered.stale:
-        say(f"{_relock(session)} and commit the diff of {_lock_name(session)}")
+        add(f"{_relock(session)} and commit the diff of {_lock_name(session)}")
     if session.lock_path is None and session.problem is None:
-        say(f"no claims.lock: exploratory; to register these claims, {_relock(session)}")
+        add(f"no claims.lock: exploratory; to register these claims, {_relock(session)}")
     counts = circuits_tested(gathered.facts.values())
     if counts:
-        say(
+        add(
             "different circuits tested on one test half: at most "
             f"{max(counts.values())} (of {len(counts)} halves); each look at a half spends it"
         )
@@ -115,16 +125,23 @@ def _say(session: ClaimSession, gathered: Gathered) -> None:
     ):
         for row in rows:
             if row["verdict"] == verdict:
-                say(f"{row['id']} {text}: the evidence is incomplete")
+                add(f"{row['id']} {text}: the evidence is incomplete")
+    if missing_evidence(rows) and session.options.report is not None:
+        add("to go on where this run ended, run it again with --mechtest-resume")
     if session.internal_error:
-        say("pytest itself failed (see INTERNALERROR above): do not trust this run")
+        add("pytest itself failed (see INTERNALERROR above): do not trust this run")
     for error in session.collection_errors:
-        say(f"{error['file']} could not be collected: its claims are not in this report")
+        add(f"{error['file']} could not be collected: its claims are not in this report")
     for row in rows:
         if row["gate"] == "closed" and row["verdict"] == "supported":
-            say(f"{row['id']}: gate closed, {row['notes'][-1]}")
+            add(f"{row['id']}: gate closed, {row['notes'][-1]}")
+    unsaved = {str(facts["unsaved"]) for facts in gathered.facts.values() if facts.get("unsaved")}
+    if session.journal is not None and session.journal.failed:
+        unsaved.add(session.journal.failed)
+    for text in sorted(unsaved):
+        add(f"a crash would have lost finished claims: {text}")
     if gathered.journals.torn:
-        say(f"{gathered.journals.torn} torn lines in the workers' journals")
+        add(f"{gathered.journals.torn} torn lines in the workers' journals")
 
 
 def _relock(session: ClaimSession) -> str:
@@ -154,7 +171,11 @@ def _write(session: ClaimSession, gathered: Gathered) -> None:
     add_comparison(session)
     save_run(session)
     if session.options.report is not None:
-        session.written = write_report(session.report, session.options.report)
+        try:
+            session.written = write_report(session.report, session.options.report)
+        except OSError as error:
+            session.unwritten = f"the report could not be written: {error}"
+            session.messages.append(session.unwritten)
     if os.environ.get("GITHUB_ACTIONS", "").lower() == "true":
         session.annotations = list(github_annotations(session.report))
     summary = os.environ.get("GITHUB_STEP_SUMMARY", "")

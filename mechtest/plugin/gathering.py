@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mechtest.plugin.accounting import Outcomes, make_rows
-from mechtest.plugin.journal import JournalContent, forget_other_runs
+from mechtest.plugin.journal import JournalContent
 from mechtest.plugin.lock import Lock, differences
 from mechtest.plugin.plan import PlannedClaim
 from mechtest.plugin.session import ClaimSession
@@ -52,8 +52,6 @@ class Gathered:
 def gather(session: ClaimSession) -> Gathered:
     """Account for every claim of a session."""
     journals = session.read_journals()
-    if session.journals is not None:
-        forget_other_runs(session.journals, session.run_id)
     session.take_plan(journals)
     lock = None if session.problem is not None else session.lock
     budget = session.budget if session.problem is None else session.budget_without_lock
@@ -208,6 +206,7 @@ def _run(session: ClaimSession, gathered: Gathered) -> dict[str, Any]:
     }
     workers = getattr(session.config.option, "numprocesses", None)
     return {
+        "id": session.run_id,
         "started": session.started.isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - session.clock, 3),
         "workers": int(workers or 0) or 1,

@@ -16,6 +16,7 @@ from mechtest.plugin.options import add_options
 from mechtest.plugin.plan import PlannedClaim
 from mechtest.plugin.pooling import close_pool, join_pool, share_pool
 from mechtest.plugin.progress import WorkerProgress, live_line
+from mechtest.plugin.resuming import Replays, begin_run, forget_refused, take_over
 from mechtest.plugin.running import attach_facts, call_claim, refuse_problem, run_claim
 from mechtest.plugin.scheduling import longest_first, make_scheduler
 from mechtest.plugin.session import SESSION, ClaimSession, session_of
@@ -24,6 +25,7 @@ from mechtest.plugin.signals import interrupt_on_sigterm, restore_sigterm
 from mechtest.plugin.terminal import summarise
 
 WORKER_PROGRESS = pytest.StashKey[WorkerProgress]()
+SHARED = pytest.StashKey[bool]()
 
 # -- configuration ---------------------------------------------------------------------------
 
@@ -40,6 +42,9 @@ def pytest_configure(config: pytest.Config) -> None:
     join_pool(config)
     config.stash[SESSION] = ClaimSession(config)
     config.pluginmanager.register(Reports(config.stash[SESSION]), "mechtest-reports")
+    if config.stash[SESSION].options.resume:
+        replays = config.stash[SESSION].replays = Replays(config.stash[SESSION])
+        config.pluginmanager.register(replays, "mechtest-replays")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -82,8 +87,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     claims = session_of(session.config)
     if claims is None or session.config.option.collectonly or _controls(session.config):
         return
+    if claims.planned and not claims.is_worker and claims.options.resume:
+        take_over(claims)
     claims.selected(session.items)
     if claims.planned and not claims.is_worker:
+        begin_run(claims)
         claims.live = live_line(session.config)
         interrupt_on_sigterm(claims)
 
@@ -104,6 +112,8 @@ class Reports:
             lines = str(report.longreprtext).strip().splitlines()
             error = {"file": report.nodeid.partition("::")[0], "message": (lines or ["error"])[-1]}
             self._session.collection_errors.append(error)
+            if self._session.journal is not None:
+                self._session.journal.write("uncollected", error)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Gather what claims came to; in the controller, from all workers."""
@@ -121,6 +131,8 @@ class Reports:
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
         """Say what a claim had found before its worker died."""
         self._session.crashed.add(crashitem)
+        if self._session.journal is not None:
+            self._session.journal.write("crash", {"id": crashitem}, keep=True)
         partial = partial_records(crashitem, self._session.read_journals())
         if partial and isinstance(report.longrepr, str):
             report.longrepr += "".join(f"\nbefore that: {text}" for text in partial)
@@ -139,6 +151,8 @@ def _planned(item: pytest.Item) -> tuple[ClaimSession, PlannedClaim] | None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Put a claim in place around its test."""
     found = _planned(item)
+    if found is not None and found[0].replays is not None and found[0].replays.line(found[1]):
+        return (yield)  # taken over from an interrupted run: nothing is checked
     return (yield) if found is None else (yield from run_claim(item, *found))
 
 
@@ -194,6 +208,9 @@ def pytest_configure_node(node: Any) -> None:
     session = session_of(node.config)
     if session is not None:
         node.workerinput["mechtest"] = session.share_journals()
+        if session.options.resume and not node.config.stash.get(SHARED, False):
+            take_over(session)
+        node.config.stash[SHARED] = True
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -209,7 +226,11 @@ def pytest_xdist_node_collection_finished(node: Any) -> None:
     session = session_of(node.config)
     if session is None or WORKER_PROGRESS in node.config.stash:
         return
-    if session.read_journals().events("plan"):
+    journals = session.read_journals()
+    if journals.events("plan"):
+        session.take_plan(journals)
+        session.control()
+        begin_run(session)
         progress = WorkerProgress(session, node.config)
         node.config.stash[WORKER_PROGRESS] = progress
         progress.start()
@@ -226,6 +247,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if claims is None or claims.is_worker or session.config.option.collectonly:
         return
     restore_sigterm(claims)
+    if claims.refused:
+        if claims.journals is not None:
+            forget_refused(claims.journals, claims.run_id)
+        return
     if WORKER_PROGRESS in session.config.stash:
         session.config.stash[WORKER_PROGRESS].stop()
     session.exitstatus = finish(claims, int(exitstatus))

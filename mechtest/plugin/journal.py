@@ -7,14 +7,17 @@ run are recognised.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Journal", "JournalContent", "read_journals"]
+__all__ = ["Journal", "JournalContent", "newest_run", "read_journals", "write_lines"]
 
 Line = dict[str, Any]
 
@@ -22,14 +25,21 @@ Line = dict[str, Any]
 class Journal:
     """A worker's journal; its file is made with the first line.
 
+    A journal that cannot be written is given up: verdicts reach the report without it, and `failed`
+    says what is no longer safe from a crash.
+
     Args:
         directory: Where journals of this run are.
         worker: Name of the worker, and of the file.
         run: Name of the run.
+
+    Attributes:
+        failed: Why no more is written; empty while all is well.
     """
 
     def __init__(self, directory: Path, worker: str, run: str) -> None:
         self.path = directory / f"{worker}.jsonl"
+        self.failed = ""
         self._worker = worker
         self._run = run
         self._file: int | None = None
@@ -38,30 +48,80 @@ class Journal:
         """Append a line.
 
         Args:
-            event: `plan`, `start`, `progress`, `record` or `end`.
+            event: `context`, `plan`, `start`, `progress`, `record`, `end`, `done`, `crash` or
+                `uncollected`.
             content: Plain values.
             keep: Whether the line has to survive the machine, not only the process.
         """
+        if self.failed:
+            return
+        try:
+            self._write(event, content, keep=keep)
+        except OSError as error:
+            self.failed = f"{self.path.name} could not be written: {error.strerror or error}"
+            self.close()
+
+    def _write(self, event: str, content: Mapping[str, Any], *, keep: bool) -> None:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
             self._file = os.open(self.path, flags, 0o644)
-            self._append({"event": "run", "run": self._run, "worker": self._worker})
+            self._append(
+                {"event": "run", "run": self._run, "worker": self._worker, "time": time.time()}
+            )
         self._append({"event": event, **content})
         if keep:
             os.fsync(self._file)
 
     def _append(self, content: Mapping[str, Any]) -> None:
         assert self._file is not None
-        # A lone surrogate of a broken file name is no reason to lose a verdict.
-        text = json.dumps(content, ensure_ascii=True, default=str)
-        os.write(self._file, text.encode() + b"\n")
+        raw = _line(content)
+        if os.write(self._file, raw) < len(raw):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
-            os.close(self._file)
+            with contextlib.suppress(OSError):  # what a full disk has to say, it said before
+                os.close(self._file)
             self._file = None
+
+
+def _line(content: Mapping[str, Any]) -> bytes:
+    # A lone surrogate of a broken file name is no reason to lose a verdict.
+    return json.dumps(content, ensure_ascii=True, default=str).encode() + b"\n"
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write a whole journal at once; it is there completely or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with beside.open("wb") as file:
+        for line in lines:
+            file.write(_line({"time": time.time(), **line} if line["event"] == "run" else line))
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def newest_run(directory: Path) -> str | None:
+    """Return the name of the run that began last, of those with journals here."""
+    found: dict[str, float] = {}
+    for path in directory.glob("*.jsonl"):
+        first = _first_line(path) if path.is_file() else {}
+        if isinstance(first.get("run"), str):
+            began = float(first.get("time") or 0.0)
+            found[first["run"]] = max(began, found.get(first["run"], 0.0))
+    return max(found, key=lambda run: (found[run], run), default=None)
+
+
+def _first_line(path: Path) -> Line:
+    try:
+        with path.open("rb") as file:
+            line = json.loads(file.readline())
+    except (OSError, ValueError):
+        return {}
+    return line if isinstance(line, dict) else {}
 
 
 @dataclass
@@ -84,7 +144,7 @@ class JournalContent:
 def read_journals(directory: Path, run: str) -> JournalContent:
     """Read the journals of a run; files of other runs are left out."""
     content = JournalContent()
-    for path in sorted(directory.glob("*.jsonl")):
+    for path in sorted(path for path in directory.glob("*.jsonl") if path.is_file()):
         lines, torn = _read(path)
         if lines and lines[0].get("run") == run:
             content.lines[path.stem] = lines
@@ -95,8 +155,7 @@ def read_journals(directory: Path, run: str) -> JournalContent:
 def forget_other_runs(directory: Path, run: str) -> None:
     """Delete the journals that an earlier run left."""
     for path in directory.glob("*.jsonl"):
-        lines, _ = _read(path)
-        if not lines or lines[0].get("run") != run:
+        if path.is_file() and _first_line(path).get("run") != run:
             path.unlink(missing_ok=True)
 
 

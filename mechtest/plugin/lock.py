@@ -19,7 +19,16 @@ from mechtest.errors import RegistrationError
 from mechtest.plugin.levels import Budget, RegisteredClaim, budget
 from mechtest.plugin.plan import PlannedClaim
 
-__all__ = ["Lock", "LockedClaim", "changes", "differences", "find_lock", "read_lock", "write_lock"]
+__all__ = [
+    "Lock",
+    "LockedClaim",
+    "changes",
+    "differences",
+    "find_lock",
+    "parse_lock",
+    "read_lock",
+    "write_lock",
+]
 
 LOCK_FORMAT = "mechtest-lock/1"
 LOCK_NAME = "claims.lock"
@@ -137,7 +146,24 @@ def read_lock(path: Path) -> Lock:
         RegistrationError: It is no lock of this format.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise _unreadable(str(path), error) from error
+    return parse_lock(text, str(path))
+
+
+def parse_lock(text: str, name: str) -> Lock:
+    """Read the text of a lock.
+
+    Args:
+        text: The content.
+        name: What errors call it.
+
+    Raises:
+        RegistrationError: It is no lock of this format.
+    """
+    try:
+        content = json.loads(text)
         if content["format"] != LOCK_FORMAT:
             raise ValueError(f"format {content['format']!r}, not {LOCK_FORMAT}")
         keys = [key for plan in content["families"].values() for key in plan["claims"]]
@@ -146,15 +172,19 @@ def read_lock(path: Path) -> Lock:
         claims = {key: _locked(content["claims"][key]) for key in keys}
         ordered = {name: bool(plan["ordered"]) for name, plan in content["families"].items()}
         alpha, seed = float(content["alpha"]), int(content["seed"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RegistrationError(
-            f"{path} cannot be read as a lock: {type(error).__name__}: {error}",
-            given=str(path),
-            next_step="take it back from version control, or write it anew with --mechtest-lock",
-        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(name, error) from error
     if not 0 < alpha < 1:
-        raise RegistrationError(f"{path} has the error rate {alpha}", expected="between 0 and 1")
+        raise RegistrationError(f"{name} has the error rate {alpha}", expected="between 0 and 1")
     return Lock(alpha, seed, ordered, claims)
+
+
+def _unreadable(name: str, error: Exception) -> RegistrationError:
+    return RegistrationError(
+        f"{name} cannot be read as a lock: {type(error).__name__}: {error}",
+        given=name,
+        next_step="take it back from version control, or write it anew with --mechtest-lock",
+    )
 
 
 def write_lock(path: Path, lock: Lock) -> None:

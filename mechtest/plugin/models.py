@@ -126,7 +126,7 @@ def _of_model(
     single = (root / "config.json").is_file() or (not root.exists() and _is_repository(model))
     if single and not all_seeds:
         place = str(root) if root.exists() else model
-        return [ModelChoice(_last(model), suite=model, root=place, source=(place, None, None))]
+        return [_single(model, place)]
     if single:
         raise RegistrationError(
             f"`mamba_seeds` needs a suite of several seeds, and {model} is one checkpoint",
@@ -134,6 +134,22 @@ def _of_model(
             expected="a directory seed0/step-100/..., or one with a suite.toml",
         )
     return _of_suite(model, root, seed, wanted, explicit=explicit, all_seeds=all_seeds)
+
+
+def _single(model: str, place: str) -> ModelChoice:
+    """Return one checkpoint, or one `owner/name@revision` of a repository."""
+    repo, at, revision = place.partition("@") if _is_repository(place) else (place, "", "")
+    step = _parsed_step(revision or Path(model).name)
+    name = _last(f"{repo}-{revision.replace('/', '-')}") if at else _last(model)
+    return ModelChoice(
+        name, suite=model, root=repo, step=step, source=(repo, revision or None, None)
+    )
+
+
+def _parsed_step(name: str) -> int | None:
+    from mechtest.checkpoints.suite_names import STEP_PATTERN, compile_pattern, parse_step
+
+    return parse_step(name, compile_pattern(STEP_PATTERN))
 
 
 def _of_suite(
@@ -189,9 +205,12 @@ def _step_name(index: Any, seed: int, step: int) -> str:
     keys = [(seed, step), *((other, step) for other in index.seeds)]
     for key in keys:
         if key in index.members:
-            path = Path(index.members[key].path_or_repo)
-            if path.is_relative_to(index.root) and str(step) in path.name.lstrip("0"):
-                return _plain(path.name)
+            member = index.members[key]
+            path = Path(member.path_or_repo)
+            inside = path.is_relative_to(index.root)
+            name = path.name if inside else (member.revision or "")
+            if _parsed_step(name) == step or (inside and str(step) in name.lstrip("0")):
+                return _plain(name)
     return f"step-{step:05d}"
 
 

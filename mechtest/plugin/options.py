@@ -133,6 +133,13 @@ def _add_modes(add: Callable[..., None]) -> None:
         "passes. Fails when some claim could never be supported.",
     )
     add(
+        "--mechtest-resume",
+        action="store_true",
+        default=False,
+        help="Go on with the run that was interrupted in the report's directory: take finished "
+        "claims over and run the rest. Refused where something has changed.",
+    )
+    add(
         "--mechtest-inconclusive",
         choices=("fail", "xfail", "skip"),
         help="What an inconclusive claim does to its test. Default: fail.",
@@ -174,6 +181,7 @@ class Options:
         ci: Whether this is a CI machine.
         twins: Untrained twins that each supported claim is checked in.
         earlier: What is asked for about earlier runs.
+        resume: Whether finished claims are taken over from an interrupted run.
     """
 
     models: tuple[str, ...] = ()
@@ -192,6 +200,7 @@ class Options:
     ci: bool = False
     twins: int = 0
     earlier: BaselineOptions = field(default_factory=BaselineOptions)
+    resume: bool = False
 
     @property
     def planning(self) -> bool:
@@ -246,7 +255,18 @@ def read_options(config: pytest.Config, environment: dict[str, str]) -> Options:
         ci=ci,
         twins=_twins(text("twins")),
         earlier=read_baseline_options(config, text),
+        resume=_resume(config, report),
     )
+
+
+def _resume(config: pytest.Config, report: str) -> bool:
+    if not config.getoption("mechtest_resume"):
+        return False
+    if not report:
+        raise pytest.UsageError("--mechtest-resume needs a report's directory: journals are in it")
+    if config.getoption("mechtest_plan") or config.getoption("mechtest_lock") == "write":
+        raise pytest.UsageError("--mechtest-resume goes on with a run; plans and locks run nothing")
+    return True
 
 
 def _twins(text: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -15,6 +17,9 @@ from mechtest.plugin.models import ModelChoice, key_without_model
 __all__ = ["PlannedClaim", "budget_of", "choices_of", "module_of", "plan_items", "with_selection"]
 
 MODEL_FIXTURES = ("mamba", "mamba_seeds")
+
+MOST_CODE = 4000
+"""Characters of a test's source that a report shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,8 @@ class PlannedClaim:
         suite: Model, as written; empty without one.
         seed: Training seed; None for none or all.
         checkpoint: Name of the step.
+        step: Training step, where the model's name says one.
+        code: Of the test, as its file had it.
         problem: Why the claim cannot be checked as declared; empty when it can.
     """
 
@@ -51,6 +58,8 @@ class PlannedClaim:
     suite: str = ""
     seed: int | None = None
     checkpoint: str = ""
+    step: int | None = None
+    code: str = ""
     problem: str = ""
 
     @property
@@ -110,8 +119,20 @@ def _planned(item: pytest.Item, mark: ClaimMark) -> PlannedClaim:
         suite="" if record is None else record.suite,
         seed=None if record is None else record.seed,
         checkpoint="" if record is None else record.step,
+        step=choices[0].step if choices else None,
+        code=_code(item),
         problem=mark.problem,
     )
+
+
+def _code(item: pytest.Item) -> str:
+    """Return a test's source, decorators included; empty where there is none to read."""
+    try:
+        code = inspect.getsource(item.function)  # type: ignore[attr-defined]
+    except (OSError, TypeError, AttributeError):
+        return ""
+    code = textwrap.dedent(code)
+    return code if len(code) <= MOST_CODE else f"{code[:MOST_CODE]}\n..."
 
 
 def with_selection(

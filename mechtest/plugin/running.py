@@ -177,6 +177,8 @@ def attach_facts(
     if report.when == "teardown" or (report.when == "setup" and report.passed):
         if report.when == "teardown" and FACTS in item.stash:
             _add_properties(item, report, item.stash[FACTS], planned)
+            if session.journal is not None:
+                session.journal.write("done", {"id": planned.id, "failed": bool(report.failed)})
         return
     if session.live is not None:
         session.live.clear(planned.file)
@@ -196,7 +198,17 @@ def attach_facts(
     report.mechtest = facts  # type: ignore[attr-defined]
     _add_properties(item, report, facts, planned)
     if session.journal is not None:
-        session.journal.write("end", {"id": planned.id, "facts": facts}, keep=True)
+        content = {"id": planned.id, "facts": facts, **_as_shown(item, report)}
+        session.journal.write("end", content, keep=True)
+        facts["unsaved"] = session.journal.failed
+
+
+def _as_shown(item: pytest.Item, report: pytest.TestReport) -> dict[str, Any]:
+    """Return a report as a run that goes on with this one shows it again."""
+    data = item.config.hook.pytest_report_to_serializable(config=item.config, report=report)
+    data.pop("mechtest", None)  # the facts, which stand beside it
+    properties = data.pop("user_properties", [])
+    return {"report": plain(data), "properties": plain(properties)}
 
 
 def _add_properties(

@@ -20,6 +20,7 @@ import pytest
 
 from mechtest.errors import RegistrationError
 from mechtest.plugin.baseline import Baseline, load_baseline
+from mechtest.plugin.inputs import digests_of, inputs_of
 from mechtest.plugin.journal import Journal, JournalContent, read_journals
 from mechtest.plugin.levels import Budget
 from mechtest.plugin.lock import Lock, differences, find_lock, read_lock
@@ -29,11 +30,30 @@ from mechtest.running_claim import DEFAULT_ALPHA
 
 if TYPE_CHECKING:
     from mechtest.plugin.progress import Live
+    from mechtest.plugin.resuming import Replays
 
 __all__ = ["SESSION", "ClaimSession", "session_of"]
 
 RERUNNING = ("loadscope", "loadfile", "loadgroup")
 """Modes of xdist that start a test again after it has killed its worker."""
+
+
+def _cannot_write(directory: Path) -> str:
+    """Return why nothing can be written into a directory; empty where it can.
+
+    What is made for the question goes again: there may be no claims, and then nothing is left.
+    """
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
+    probe = directory / f".probe-{os.getpid()}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"\n")
+        probe.unlink()
+        for path in made:
+            path.rmdir()
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 class ClaimSession:
@@ -44,10 +64,20 @@ class ClaimSession:
     """
 
     def __init__(self, config: pytest.Config) -> None:
-        self.config = config
-        self.options: Options = read_options(config, dict(os.environ))
-        self.rootdir = Path(config.rootpath)
         given = getattr(config, "workerinput", {}).get("mechtest", {})
+        self.begin(config, read_options(config, dict(os.environ)), given)
+
+    def begin(self, config: pytest.Config, options: Options, given: Mapping[str, str]) -> None:
+        """Set everything to how a process begins.
+
+        Args:
+            config: pytest's.
+            options: What is asked for.
+            given: What the controller tells a worker.
+        """
+        self.config = config
+        self.options = options
+        self.rootdir = Path(config.rootpath)
         self.is_worker = hasattr(config, "workerinput")
         self.worker = str(getattr(config, "workerinput", {}).get("workerid", "main"))
         self.run_id = str(given.get("run", uuid.uuid4().hex))
@@ -79,6 +109,10 @@ class ClaimSession:
         self.written: list[Path] = []
         self.annotations: list[str] = []
         self.plans: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
+        self.inputs: dict[str, str] = {}
+        self.replays: Replays | None = None
+        self.refused = False
+        self.unwritten = ""
 
     # -- where journals are ------------------------------------------------------------------
 
@@ -88,12 +122,18 @@ class ClaimSession:
         if self._journals:
             return Path(self._journals)
         report = self.options.report
-        return report / "journal" if report is not None else None
+        # A plan or a lock finishes no claim, and must not take the place of a run that did.
+        if report is None or self.options.planning:
+            return None
+        return report / "journal"
 
     def share_journals(self) -> dict[str, str]:
         """Return what a worker is told; makes a place for journals where no report is written."""
-        if self.journals is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="mechtest-")
+        problem = "" if self.journals is None else _cannot_write(self.journals)
+        if problem:
+            self.messages.append(f"no journal is kept, a crash would lose everything: {problem}")
+        if self.journals is None or problem:
+            self._temporary = self._temporary or tempfile.TemporaryDirectory(prefix="mechtest-")
             self._journals = self._temporary.name
         dist = str(self.config.getoption("dist", "no"))
         return {"journals": str(self.journals), "run": self.run_id, "dist": dist}
@@ -117,11 +157,20 @@ class ClaimSession:
         if not self.planned:
             return
         self.files = sorted({item.nodeid.partition("::")[0] for item in items})
+        if self.journals is not None and not self._only_looks:
+            claims = [item for item in items if item.nodeid in self.planned]
+            names = [name for item in claims for name in inputs_of(item, self.rootdir)]
+            self.inputs = digests_of(names, self.rootdir)
         try:
             self._refuse_reruns()
             self.find_lock()
         except RegistrationError as error:
             self.problem = error
+
+    @property
+    def _only_looks(self) -> bool:
+        """Whether no claim is checked, so that nobody will go on with this run."""
+        return bool(self.config.option.collectonly) or self.options.planning
 
     def selected(self, items: Sequence[pytest.Item]) -> None:
         """Note which claims are left to run, and write the plan down."""
@@ -129,11 +178,18 @@ class ClaimSession:
             return
         self.planned = with_selection(self.planned, items)
         if self.journals is not None:
-            self.journal = Journal(self.journals, self.worker, self.run_id)
+            name = f"{self.worker}-{self.run_id[:8]}" if self.options.resume else self.worker
+            self.journal = Journal(self.journals, name, self.run_id)
             claims = [claim.as_json() for claim in self.planned.values()]
-            content = {"claims": claims, "files": self.files}
+            content = {"claims": claims, "files": self.files, "inputs": self.inputs}
             problem = "" if self.problem is None else self.problem.what
             self.journal.write("plan", {**content, "problem": problem}, keep=True)
+
+    def control(self) -> None:
+        """Open the journal of the process that tells workers what to do."""
+        if self.journals is not None:
+            name = f"controller-{self.run_id[:8]}" if self.options.resume else "controller"
+            self.journal = Journal(self.journals, name, self.run_id)
 
     def take_plan(self, journals: JournalContent) -> None:
         """Take the plan that workers wrote, in a process that collects nothing itself."""

@@ -20,10 +20,12 @@ __all__ = [
     "Forest",
     "HeatMap",
     "Strip",
+    "Templates",
     "control_histogram",
     "forests",
     "heat_map",
     "prompt_histogram",
+    "template_strip",
 ]
 
 Row = Mapping[str, Any]
@@ -31,6 +33,8 @@ Row = Mapping[str, Any]
 SHARE = "share of behaviour"
 _SHARES = Scale(-0.5, 1.5)  # beyond these ends a share is drawn as an arrow
 _MOST_FIELDS = 64
+_FEW = 4  # labels on the axis of a chart inside a claim
+_NAMED = 3  # templates named at each end
 _LABELLED = 600  # fields that get their number written into them
 
 
@@ -92,16 +96,18 @@ def parts_forest(index: int, evidence: Sequence[Row]) -> list[Forest]:
     """Return the effects of the several measurements behind one claim, by unit."""
     by_unit: dict[str, list[tuple[int, str, Row]]] = {}
     for number, item in enumerate(evidence, start=1):
-        label = clean_text(item["label"] or f"part {number}", 80)
+        label = clean_text(
+            item["label"] or (f"part {number}" if len(evidence) > 1 else item["kind"]), 80
+        )
         by_unit.setdefault(item["effect"]["unit"], []).append((index, label, item))
-    return [_forest(unit, items) for unit, items in by_unit.items()]
+    return [_forest(unit, items, ticks=_FEW) for unit, items in by_unit.items()]
 
 
-def _forest(unit: str, items: Sequence[tuple[int, str, Row]]) -> Forest:
+def _forest(unit: str, items: Sequence[tuple[int, str, Row]], ticks: int = 7) -> Forest:
     scale = _scale(unit, [evidence for _, _, evidence in items])
     strips = tuple(_strip(scale, *item) for item in items)
     zero = scale.at(0.0) if scale.holds(0.0) else None
-    return Forest(clean_text(unit, 60), zero, tuple(scale.ticks()), strips)
+    return Forest(clean_text(unit, 60), zero, tuple(scale.ticks(ticks)), strips)
 
 
 def _scale(unit: str, evidence: Sequence[Row]) -> Scale:
@@ -109,9 +115,12 @@ def _scale(unit: str, evidence: Sequence[Row]) -> Scale:
     for item in evidence:
         effect = item["effect"]
         numbers += [effect["estimate"], effect["low"], effect["high"], item["threshold"]]
-    scale = scale_over([number for number in numbers if number is not None])
-    if unit != SHARE:
-        return scale
+    known = [number for number in numbers if number is not None]
+    return _shares_scale(known) if unit == SHARE else scale_over(known)
+
+
+def _shares_scale(numbers: Sequence[float]) -> Scale:
+    scale = scale_over(numbers)
     return Scale(max(scale.low, _SHARES.low), min(scale.high, _SHARES.high))
 
 
@@ -160,6 +169,63 @@ def prompt_histogram(evidence: Row) -> Histogram | None:
     if not all(math.isfinite(share) for share in shares):
         return None
     return histogram(shares, None, sum(shares) / len(shares))
+
+
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """The effect in every template, on one line.
+
+    Attributes:
+        dots: An SVG path in a field of 100 by 10: a point for each template.
+        threshold: Where the effect is held against, in percent; None where only ranks count.
+        ticks: Of the axis.
+        total: Templates.
+        weakest: The furthest on the other side: name and effect, at most three.
+        strongest: The furthest on the claimed side, likewise.
+    """
+
+    dots: str
+    threshold: float | None
+    ticks: tuple[Tick, ...]
+    total: int
+    weakest: tuple[tuple[str, str], ...]
+    strongest: tuple[tuple[str, str], ...]
+
+
+def template_strip(evidence: Row) -> Templates | None:
+    """Return the effect template by template: the sum of effects over the sum of behaviours.
+
+    A prompt's template is its name up to the last slash. None where prompts are not so named, were
+    not kept, or where a template has no behaviour to move.
+    """
+    names = [str(name).rpartition("/")[0] for name in evidence["prompt_ids"]]
+    effects, behaviours = evidence["effects"], evidence["behaviours"]
+    if not all(names) or not len(names) == len(effects) == len(behaviours):
+        return None
+    sums: dict[str, tuple[float, float]] = {}
+    for name, effect, behaviour in zip(names, effects, behaviours, strict=True):
+        moved, there = sums.get(name, (0.0, 0.0))
+        sums[name] = (moved + effect, there + behaviour)
+    if len(sums) < 2 or any(there <= 0 for _, there in sums.values()):
+        return None
+    shares = {name: moved / there for name, (moved, there) in sums.items()}
+    if not all(math.isfinite(share) for share in shares.values()):
+        return None
+    threshold = evidence["threshold"]
+    marks = [threshold] if threshold is not None else []
+    scale = _shares_scale([0.0, *marks, *shares.values()])
+    ranked = sorted(shares, key=lambda name: shares[name], reverse=evidence["direction"] == "less")
+    named = [
+        (clean_text(name.rpartition("/")[2], 60), number_text(shares[name])) for name in ranked
+    ]
+    return Templates(
+        "".join(f"M{scale.at(shares[name]):g} 5h0" for name in ranked),
+        None if threshold is None else scale.at(threshold),
+        tuple(scale.ticks(_FEW)),
+        len(shares),
+        tuple(named[:_NAMED]),
+        tuple(named[: -_NAMED - 1 : -1]) if len(named) >= 2 * _NAMED else (),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ meets half a report.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -70,6 +71,28 @@ def write_report(report: Mapping[str, Any], directory: str | Path) -> list[Path]
         for beside, _ in written:
             beside.unlink(missing_ok=True)
     return list(contents)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that readers see the old one or the new one, never half of it.
+
+    Raises:
+        MechtestError: It cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(content)
+        beside.replace(path)
+    except OSError as error:
+        raise MechtestError(
+            f"{path} cannot be written: {error}",
+            given=str(path),
+            next_step="name another file, or make room",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def _json(content: Mapping[str, Any]) -> str:

@@ -99,7 +99,7 @@ def histogram(
     tallest = max(counts, default=0)
     return Histogram(
         _outline(counts, tallest),
-        tuple(scale.ticks(6)),
+        tuple(scale.ticks(4)),
         len(values),
         tallest,
         None if observed is None else scale.at(observed),
@@ -108,10 +108,15 @@ def histogram(
 
 
 def _outline(counts: Sequence[int], tallest: int) -> str:
+    """Return one path around all bars: shorter than a path each, and the same field."""
     width = 100 / len(counts)
-    bars = [
-        f"M{i * width:g} 100v-{100 * count / tallest:.3g}h{width:g}V100z"
-        for i, count in enumerate(counts)
-        if count
-    ]
-    return "".join(bars)
+    parts: list[str] = []
+    at = 0  # bins drawn so far
+    for index, count in enumerate(counts):
+        if not count:
+            continue
+        if index > at or not parts:
+            parts.append(f"{'V100' if parts else ''}M{index * width:g} 100")
+        parts.append(f"V{100 - 100 * count / tallest:.3g}h{width:g}")
+        at = index + 1
+    return "".join([*parts, "V100z"]) if parts else ""

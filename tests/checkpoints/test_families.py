@@ -15,6 +15,7 @@ from mechtest.checkpoints.suite_names import (
     STEP_PATTERN,
     compile_pattern,
     parse_number,
+    parse_step,
 )
 from mechtest.errors import CheckpointNotFoundError, ConfigError, DuplicateWeightsError
 from tests.checkpoints.weights_by_hand import random_weights, tiny_cfg
@@ -50,10 +51,21 @@ def tree(tmp_path):
         ("step", None),
         ("step-last", None),
         ("12b", None),
+        ("130m", None),
+        ("10B", 10_000_000_000),
+        ("2.3BT", 2_300_000_000),
+        ("tokens-300M", 300_000_000),
+        ("1.5T-tokens", 1_500_000_000_000),
+        ("tokens4000", 4000),
+        ("10Bx", None),
     ],
 )
 def test_step_names(name, step):
-    assert parse_number(name, compile_pattern(STEP_PATTERN)) == step
+    assert parse_step(name, compile_pattern(STEP_PATTERN)) == step
+
+
+def test_a_pattern_of_ones_own_reads_no_tokens():
+    assert parse_step("10B", compile_pattern(r"at-(\d+)")) is None
 
 
 @pytest.mark.parametrize(

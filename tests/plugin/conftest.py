@@ -75,7 +75,7 @@ class Project:
         self._pytester = pytester
         self.path = pytester.path
         monkeypatch.syspath_prepend(str(pytester.path))
-        # Before whatever makes this checkout importable, so that runs in processes see both.
+        # Ahead of where this run itself looks, so that processes test the same checkout.
         monkeypatch.setenv("PYTHONPATH", str(pytester.path), prepend=os.pathsep)
         for name in ("CI", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
             monkeypatch.delenv(name, raising=False)
@@ -90,9 +90,11 @@ class Project:
     def run(self, *options, process=False):
         """Run pytest; in a process of its own where workers or signals are involved."""
         apart = process or ("-n" in options and "0" not in options)
-        run = self._pytester.runpytest_subprocess if apart else self._pytester.runpytest_inprocess
         where = [] if any("claims/" in option for option in options) else ["claims"]
-        return run(*QUICK, *options, *where)
+        if apart:
+            return self._pytester.runpytest_subprocess(*QUICK, *options, *where)
+        # A claim that is interrupted ends its own run, not this one.
+        return self._pytester.runpytest_inprocess(*QUICK, *options, *where, no_reraise_ctrlc=True)
 
     @property
     def report(self):

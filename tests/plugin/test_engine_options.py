@@ -44,7 +44,8 @@ def test_engine_and_memory_reach_the_claim_and_the_report(project, options, ini,
     assert told(project) == expected
     run = project.report["run"]
     assert [run["engine"], str(run["memory"])] == expected
-    assert "engine" not in str(project.report["claims"])
+    # A claim's row says nothing of it, but for the test's own code.
+    assert "engine" not in str([{**row, "source": ""} for row in project.report["claims"]])
 
 
 def test_workers_are_given_them_too(project):

@@ -66,6 +66,42 @@ def test_a_repository_is_left_for_the_fixture_to_load(suite):
     assert (choice.id, choice.error) == ("mamba-130m-hf", None)
 
 
+@pytest.mark.parametrize(
+    ("names", "ids_in_order"),
+    [
+        (("step1000", "step-250", "step-10000"), ["step-250", "step1000", "step-10000"]),
+        (("checkpoint-500", "checkpoint-1000"), ["checkpoint-500", "checkpoint-1000"]),
+        (("global_step8", "global_step16"), ["global_step8", "global_step16"]),
+        (("10B", "2.5B", "300M"), ["300M", "2.5B", "10B"]),
+        (("step1000-tokens4B", "step200-tokens1B"), ["step200-tokens1B", "step1000-tokens4B"]),
+    ],
+)
+def test_checkpoints_come_in_the_order_of_their_steps_under_their_own_names(
+    tmp_path, names, ids_in_order
+):
+    for name in names:
+        (tmp_path / "run" / name).mkdir(parents=True)
+        (tmp_path / "run" / name / "config.json").write_text("{}")
+    family = FamilyMark("f", model="run")
+    assert ids(tmp_path, family=family, checkpoints=("all",)) == ids_in_order
+    assert ids(tmp_path, family=family, checkpoints=(names[0],)) == [names[0]]
+
+
+def test_revisions_of_a_repository_are_checkpoints_with_steps(tmp_path):
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "suite.toml").write_text(
+        '[[members]]\nseed = 0\nsteps = [1000, 200]\nrepo = "owner/name"\nrevision = "step{step}"\n'
+    )
+    family = FamilyMark("f", model="hub")
+    chosen = choose_models(family, Options(checkpoints=("all",)), tmp_path, all_seeds=False)
+    assert [(c.id, c.step) for c in chosen] == [("seed0-step200", 200), ("seed0-step1000", 1000)]
+    assert chosen[0].source == ("owner/name", "step200", None)
+    family = FamilyMark("f", model="owner/name@step1000")
+    (choice,) = choose_models(family, Options(), tmp_path, all_seeds=False)
+    assert (choice.id, choice.step) == ("name-step1000", 1000)
+    assert choice.source == ("owner/name", "step1000", None)
+
+
 def test_a_missing_model_is_an_error_that_says_what_to_do(suite):
     choice = choose_models(FamilyMark("f", model="zo"), Options(), suite, all_seeds=False)[0]
     assert isinstance(choice.error, CheckpointNotFoundError)

@@ -122,6 +122,7 @@ def row(name, statement, verdict, parts=(), **changes):
             "suite": "fixtures/zoo/prose",
             "seed": 0,
             "checkpoint": "step-02500",
+            "step": 2500,
             "sha256": "ab" * 32,
             "dtype": "float32",
             "device": "cpu",
@@ -129,7 +130,11 @@ def row(name, statement, verdict, parts=(), **changes):
         "settings": [{"threshold": 0.5, "circuit": list(SITES), "intervention": "resample"}],
         "evidence": list(parts),
         "maps": [],
-        "source": {"file": "claims/test_fact.py", "line": 12},
+        "source": {
+            "file": "claims/test_fact.py",
+            "line": 12,
+            "code": f"def {name}(mamba, prompts): ...",
+        },
         "replay": f"pytest '{node}' --mechtest-seed=0",
         "message": "",
     }
@@ -281,9 +286,9 @@ def hostile_rows(rng):
                 notes=[text], replay=text, message=text, settings=[{text: text, "n": [text]}],
                 maps=[{"title": text, "rows": [text], "columns": [text, ""], "unit": text,
                        "values": [[0.5, None]]}],
-                source={"file": text, "line": 3},
-                model={"suite": text, "seed": None, "checkpoint": text, "sha256": text,
-                       "dtype": text, "device": text},
+                source={"file": text, "line": 3, "code": text},
+                model={"suite": text, "seed": None, "checkpoint": text, "step": None,
+                       "sha256": text, "dtype": text, "device": text},
             )
         )  # fmt: skip
     return rows
@@ -318,6 +323,7 @@ def report_of(rows, **changes):
             "circuits": {"34" * 8: 4},
         },
         "run": {
+            "id": "56" * 16,
             "started": "2026-01-02T03:04:05+00:00",
             "seconds": 93.4,
             "workers": 2,

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mechtest.report.charts import control_histogram, forests, heat_map, prompt_histogram
+from mechtest.report.charts import (
+    control_histogram,
+    forests,
+    heat_map,
+    prompt_histogram,
+    template_strip,
+)
 from mechtest.report.geometry import Scale, histogram, scale_over
 from tests.report.example import decided_rows, evidence, lens_map, row
 
@@ -42,7 +48,7 @@ def test_a_histogram_counts_every_value(values, observed):
 
 def test_bars_stand_where_the_values_are():
     chart = histogram([0, 0, 0, 1], None, None, bins=4)
-    assert chart.outline == "M0 100v-100h25V100zM75 100v-33.3h25V100z"
+    assert chart.outline == "M0 100V0h25V100M75 100V66.7h25V100z"
 
 
 def test_charts_that_cannot_be_drawn_are_absent():
@@ -100,3 +106,42 @@ def test_heat_maps_of_any_size(rows, columns):
     assert len(chart.fields) == min(rows, 64) * min(columns, 64)
     assert chart.cut == (max(rows - 64, 0), max(columns - 64, 0))
     assert heat_map(lens_map(random.Random(0))).labelled
+
+
+def templates(effects, behaviours, names=None, **changes):
+    """A measurement of two prompts a template."""
+    names = names or [f"task/t{i // 2}/{i}" for i in range(len(effects))]
+    part = {**evidence(random.Random(0)), "prompt_ids": names, "effects": effects}
+    return template_strip({**part, "behaviours": behaviours, **changes})
+
+
+def test_a_template_is_the_share_of_its_prompts_together():
+    strip = templates([1.0, 1.0, 0.0, 1.0, 4.0, 0.0], [1.0, 3.0, 1.0, 3.0, 4.0, 4.0])
+    assert (strip.total, strip.threshold) == (3, 96.3)  # .5, a little before the end
+    assert strip.weakest == (("t1", "0.25"), ("t0", "0.50"), ("t2", "0.50"))
+    assert strip.strongest == ()  # all are named already
+    assert strip.dots.count("h0") == 3
+
+
+def test_the_weakest_template_is_furthest_from_what_is_claimed():
+    effects = [value for i in range(8) for value in (i / 10, i / 10)]
+    up = templates(effects, [1.0] * 16)
+    assert [name for name, _ in up.weakest] == ["t0", "t1", "t2"]
+    assert [name for name, _ in up.strongest] == ["t7", "t6", "t5"]
+    down = templates(effects, [1.0] * 16, direction="less")
+    assert [name for name, _ in down.weakest] == ["t7", "t6", "t5"]
+
+
+@pytest.mark.parametrize(
+    ("effects", "behaviours", "names"),
+    [
+        ([1.0] * 4, [1.0] * 4, ["a", "b", "c", "d"]),  # no templates in the names
+        ([1.0] * 4, [1.0] * 3, None),
+        ([1.0] * 2, [1.0] * 2, None),  # one template
+        ([1.0] * 4, [1.0, 1.0, 1.0, -1.0], None),  # nothing to move
+        ([1.0, 1.0, 1e308, 1e308], [1e-9] * 4, None),
+        ([], [], None),
+    ],
+)
+def test_templates_that_cannot_be_drawn_are_absent(effects, behaviours, names):
+    assert templates(effects, behaviours, names) is None
