@@ -260,7 +260,7 @@ def _claim(
         else None,
         "fields": [asdict(field) for field in outcome.fields],
         "parts": [_part(part, moved) for part, moved in outcome.parts],
-        "source": row["source"],
+        "source": {name: row["source"][name] for name in ("file", "line")},
         "replay": after["replay"] if after is not None else "",
     }
 

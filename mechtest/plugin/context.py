@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["context_differences", "run_context"]
 
-_INDIFFERENT = ("report", "ci", "require_all", "resume", "plan", "lock")
+_INDIFFERENT = ("report", "ci", "require_all", "resume", "plan", "lock", "earlier")
 """Options that change what is done with results, and no result."""
 
 

@@ -51,7 +51,9 @@ class PastSession(ClaimSession):
             stash={},
             rootpath=Path(context["rootdir"]),
             args=context["args"],
-            option=SimpleNamespace(lf=context["lf"], numprocesses=context["workers"]),
+            option=SimpleNamespace(
+                lf=context["lf"], numprocesses=context["workers"], collectonly=False
+            ),
             invocation_params=SimpleNamespace(args=context["argv"]),
         )
         self.begin(config, _options(context["options"]), {"run": run, "journals": str(directory)})
@@ -85,8 +87,8 @@ def _options(content: Mapping[str, Any]) -> Options:
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in content.items()
-        if name in Options.__dataclass_fields__
-    }
+        if name in Options.__dataclass_fields__ and name != "earlier"
+    }  # a baseline is for `mechtest compare`, which takes the report that is made here
     report = str(content["report"])
     return Options(**{**values, "report": Path(report) if report else None})
 

@@ -4,7 +4,10 @@ import json
 import os
 
 import jinja2  # noqa: F401
+import numpy as np  # noqa: F401  pytester forgets modules, and these load once a process
 import pytest
+import scipy.special  # noqa: F401
+import torch  # noqa: F401
 
 # A run inside this process forgets what it imported: what every run needs is imported here, once.
 import mechtest.report  # noqa: F401

