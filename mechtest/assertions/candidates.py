@@ -55,7 +55,15 @@ from mechtest.stats import (
     require_clusters,
 )
 
-__all__ = ["CandidateTerms", "Candidates", "answer_best", "best_of"]
+__all__ = [
+    "CandidateTerms",
+    "Candidates",
+    "Picked",
+    "answer_best",
+    "as_the_best",
+    "begin_best",
+    "best_of",
+]
 
 UNCHANGED = 1e-6
 
@@ -80,7 +88,8 @@ def best_of(candidates: Sequence[Circuit]) -> Candidates:
     """Return circuits of which the one with the largest effect is claimed.
 
     For `assert_necessary` and `assert_sufficient` in the place of a circuit, when the claim is
-    "one of these carries it" and which one is seen on the very prompts it is tested on. The p value
+    "one of these carries it" and which one is seen on the very prompts it is tested on; and for
+    `assert_stable_across_seeds`, when it need not be the same one in every seed. The p value
     of the effect is that of the largest of so many (single-step max-T); every control is the best
     of as many matched sets. The record names the winner and shows every candidate's effect.
 
@@ -257,6 +266,28 @@ class CandidateTerms:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Picked:
+    """The best of some circuits, measured, and not yet ranked among controls.
+
+    Attributes:
+        begun: The claim about the winner.
+        found: Test of the largest effect.
+        effects: Of every candidate.
+        moved: a_i of every candidate.
+    """
+
+    begun: Begun
+    found: BestOf
+    effects: tuple[ClusterEffect, ...]
+    moved: tuple[Values, ...]
+
+    @property
+    def winner(self) -> Circuit:
+        """The circuit with the largest effect."""
+        return self.begun.terms.circuit
+
+
 def answer_best(
     study: Study, terms: CandidateTerms, claim: RunningClaim
 ) -> tuple[Answer, tuple[Evidence, ...]]:
@@ -268,48 +299,69 @@ def answer_best(
     Raises:
         MechtestError: The claim cannot be tested as stated.
     """
+    picked = begin_best(study, terms, claim)
+    answer = as_the_best(finish(picked.begun, claim), len(terms.each))
+    return answer, _others(answer.evidence, terms, picked, claim)
+
+
+def begin_best(
+    study: Study, terms: CandidateTerms, claim: RunningClaim, *, label: str = ""
+) -> Picked:
+    """Check everything about the best of some circuits that comes before the controls.
+
+    Args:
+        study: Model, prompts, metric.
+        terms: The claim.
+        claim: Its level and seed.
+        label: Which part of a larger claim this is; random draws are keyed by it too.
+
+    Raises:
+        MechtestError: The claim cannot be tested as stated.
+    """
     terms.require_attainable(study, claim.level)
+    level, seed = claim.level, claim.seed
+    key = f"{claim.key}|{label}" if label else claim.key
     circuits, one = terms.candidates.circuits, terms.first
     question = terms.question(study, circuits[0])
-    guards = list(
-        require_behaviour(question, seed=claim.seed, claim=claim.key, min_accuracy=one.min_accuracy)
-    )
+    guards = list(require_behaviour(question, seed=seed, claim=key, min_accuracy=one.min_accuracy))
     for circuit in circuits:
         asked = terms.question(study, circuit)
-        cut = require_no_cut(asked, circuit, seed=claim.seed, claim=claim.key)
+        cut = require_no_cut(asked, circuit, seed=seed, claim=key)
     moved = question.moved_parts([[circuit] for circuit in circuits])
     behaviour = question.behaviour()
     _require_changes(study, one, circuits, moved, behaviour)
-    effects = [cluster_effect(values, behaviour, study.labels) for values in moved]
+    effects = tuple(cluster_effect(values, behaviour, study.labels) for values in moved)
     threshold = one.threshold
     assert threshold is not None, "asked for by the terms"
-    found = best_of_test(effects, threshold, claim.level, seed=claim.seed, claim=claim.key)
-    measured = terms.question(study, circuits[found.winner]).measure([circuits[found.winner]])
+    found = best_of_test(effects, threshold, level, seed=seed, claim=key)
+    best = circuits[found.winner]
+    measured = terms.question(study, best).measure([best])
     guards += [cut, changed_share(measured, absence=False)]
+    tested = effect_test(effects[found.winner], threshold, level, seed=seed, claim=key)
     begun = Begun(
         question,
         terms.each[found.winner],
-        claim.level,
-        claim.key,
-        f"best of {len(circuits)}",
-        terms.sets(study, circuits[found.winner], claim.seed, claim.level),
+        level,
+        key,
+        label or f"best of {len(circuits)}",
+        terms.sets(study, best, seed, level),
         measured,
         tuple(guards),
-        _finding(effects, found, threshold, one.refutation, claim),
-        replace(
-            effect_test(
-                effects[found.winner], threshold, claim.level, seed=claim.seed, claim=claim.key
-            ),
-            p=found.p,
-            method=found.method,
-            interval=found.interval,
-        ),
-        claim.seed,
+        _finding(effects, found, threshold, one.refutation, seed, key),
+        replace(tested, p=found.p, method=found.method, interval=found.interval),
+        seed,
     )
-    answer = finish(begun, claim)
-    shown = _evidence_of_the_best(answer.evidence, len(circuits))
-    others = _others(answer.evidence, terms, effects, moved, found, claim)
-    return replace(answer, evidence=shown), others
+    return Picked(begun, found, effects, tuple(moved))
+
+
+def as_the_best(answer: Answer, count: int) -> Answer:
+    """Return an answer that says of how many circuits it is about the best."""
+    said = (
+        f"the circuit was picked on these prompts as the best of {count}: p is that of the largest "
+        f"of {count}, and every control is the best of {count} sets"
+    )
+    shown = answer.evidence
+    return replace(answer, evidence=replace(shown, assumptions=(*shown.assumptions, said)))
 
 
 def _require_changes(
@@ -324,13 +376,12 @@ def _require_changes(
 
 
 def _finding(
-    effects: Sequence[ClusterEffect], found: BestOf, threshold: float, refutation: float,
-    claim: RunningClaim,
+    effects: Sequence[ClusterEffect], found: BestOf, threshold: float, refutation: float, seed: int,
+    key: str,
 ) -> EffectFinding:  # fmt: skip
     """Return the winner's effect; refuting it means that every candidate lies below."""
     ends = [
-        effect_interval(effect, 1 - refutation, seed=claim.seed, claim=claim.key).high
-        for effect in effects
+        effect_interval(effect, 1 - refutation, seed=seed, claim=key).high for effect in effects
     ]
     known = [end for end in ends if end is not None]
     high = max(known) if len(known) == len(ends) else None
@@ -338,24 +389,16 @@ def _finding(
     return EffectFinding(found.estimate, threshold, "greater", found.p, wide)
 
 
-def _evidence_of_the_best(evidence: Evidence, count: int) -> Evidence:
-    said = (
-        f"the circuit was picked on these prompts as the best of {count}: p is that of the largest "
-        f"of {count}, and every control is the best of {count} sets"
-    )
-    return replace(evidence, assumptions=(*evidence.assumptions, said))
-
-
 def _others(
-    best: Evidence, terms: CandidateTerms, effects: Sequence[ClusterEffect],
-    moved: Sequence[Values], found: BestOf, claim: RunningClaim,
-) -> tuple[Evidence, ...]:  # fmt: skip
+    best: Evidence, terms: CandidateTerms, picked: Picked, claim: RunningClaim
+) -> tuple[Evidence, ...]:
     """Return what each candidate that did not win did."""
+    found = picked.found
     rows = []
     for k, circuit in enumerate(terms.candidates.circuits):
         if k == found.winner:
             continue
-        effect = effects[k]
+        effect = picked.effects[k]
         generator = keyed_generator(claim.seed, f"{claim.key}|candidate {k}", "sign flips")
         spread = effect.heterogeneity(0.0)
         rows.append(
@@ -375,7 +418,7 @@ def _others(
                 broken=None,
                 controls=None,
                 guards=(),
-                effects=tuple(plain(value) for value in moved[k]),
+                effects=tuple(plain(value) for value in picked.moved[k]),
             )
         )
     return tuple(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Unpack
 
@@ -11,6 +11,12 @@ from mechtest.assertions import absence, necessity, specificity, sufficiency
 from mechtest.assertions._decide import REFUTATION
 from mechtest.assertions.ablations import with_ablations
 from mechtest.assertions.asking import Asked, Options, cost_of_plan, plan_record
+from mechtest.assertions.candidates import (
+    Candidates,
+    CandidateTerms,
+    as_the_best,
+    begin_best,
+)
 from mechtest.assertions.combining_seeds import SeedAnswer, alike, all_of_them, on_average
 from mechtest.assertions.conduct import Begun, begin, finish
 from mechtest.assertions.outcome import checked, conclude
@@ -62,7 +68,7 @@ class _Seeds:
     """What was asked of every seed."""
 
     models: tuple[tuple[int, HookedMamba], ...]
-    circuit: Circuit | FindCircuit
+    circuit: Circuit | Candidates | FindCircuit
     prompts: PromptPairs
     using: Callable[..., ClaimRecord]
     target: Target
@@ -70,14 +76,34 @@ class _Seeds:
     asked: Asked
     extra: Mapping[str, Any]
 
-    def circuit_of(self, model: HookedMamba) -> Circuit:
-        """Return the circuit of one seed: the same place in all, or what was found in this one."""
+    def circuits_of(self, model: HookedMamba) -> tuple[Circuit, ...]:
+        """Return what one seed is asked about: the same in all, or what was found in this one."""
+        if isinstance(self.circuit, Candidates):
+            return self.circuit.circuits
         if isinstance(self.circuit, Circuit):
-            return self.circuit
-        return self.circuit(model, self.prompts.discovery)
+            return (self.circuit,)
+        return (self.circuit(model, self.prompts.discovery),)
 
-    def terms(self, circuit: Circuit, study: Study, *, planning: bool = False) -> Terms:
-        """Return the terms of one seed's claim; for `stable` the effect is held against nothing."""
+    def prepared(
+        self, model: HookedMamba, *, refutation: float = REFUTATION, planning: bool = False
+    ) -> tuple[Study, Terms | CandidateTerms]:
+        """Return what one seed is measured on, and the terms of its claim."""
+        circuits = self.circuits_of(model)
+        study = prepare_study(model, circuits, self.prompts, self.asked.metric)
+        each = tuple(
+            replace(
+                self._terms(one, study, planning=planning),
+                refutation=refutation,
+                judged=self.target == "all" or planning,
+            )
+            for one in circuits
+        )
+        if isinstance(self.circuit, Candidates):
+            return study, CandidateTerms(self.circuit, each)
+        return study, each[0]
+
+    def _terms(self, circuit: Circuit, study: Study, *, planning: bool) -> Terms:
+        """Return the terms of one circuit; for `stable` the effect is held against nothing."""
         terms = _terms(self.using, circuit, self.asked, self.extra)
         if self.target == "stable":
             terms = replace(terms, threshold=None)
@@ -86,7 +112,7 @@ class _Seeds:
 
 def check_stable_across_seeds(
     models: Seeds,
-    circuit: Circuit | FindCircuit,
+    circuit: Circuit | Candidates | FindCircuit,
     prompts: PromptPairs,
     *,
     using: Callable[..., ClaimRecord] = necessity.assert_necessary,
@@ -118,8 +144,10 @@ def check_stable_across_seeds(
 
     Args:
         models: A `ModelSuite` (its last checkpoint), the fixture `mamba_seeds`, or (seed, model).
-        circuit: The same place in every seed, or a function (model, discovery prompts) -> Circuit
-            that finds each seed's own.
+        circuit: The same place in every seed (matched by its name, `blocks.0...`); or `best_of`
+            several, of which each seed's own best is claimed (matched by what it does: "the state
+            of some layer ..."; for `all`, max-T in every seed); or a function (model, discovery
+            prompts) -> Circuit that finds each seed's own.
         prompts: A whole collection.
         using: What is claimed of each seed.
         target: `all`, `mean` or `stable`.
@@ -140,6 +168,7 @@ def check_stable_across_seeds(
 
     def check(claim: RunningClaim) -> ClaimRecord:
         wide = _require_target(target, margin)
+        _require_alone(circuit, target, asked)
         found = _Seeds(seed_models(models), circuit, prompts, using, target, wide, asked, extra)
         if claim.planning:
             return _plan(found, claim)
@@ -151,7 +180,7 @@ def check_stable_across_seeds(
 
 def assert_stable_across_seeds(
     models: Seeds,
-    circuit: Circuit | FindCircuit,
+    circuit: Circuit | Candidates | FindCircuit,
     prompts: PromptPairs,
     *,
     using: Callable[..., ClaimRecord] = necessity.assert_necessary,
@@ -180,8 +209,22 @@ def assert_stable_across_seeds(
         assume_normal_seeds=assume_normal_seeds,
         **options,
     )
-    name = circuit.name if isinstance(circuit, Circuit) else "a circuit found in each seed"
+    named = isinstance(circuit, Circuit | Candidates)
+    name = circuit.name if named else "a circuit found in each seed"
     return conclude(record, name)
+
+
+def _require_alone(circuit: object, target: str, asked: Asked) -> None:
+    """Refuse candidates where what they come to is not defined."""
+    if not isinstance(circuit, Candidates):
+        return
+    if target != "all" or asked.ablations is not None:
+        raise ClaimInvalid(
+            "the best of several circuits is claimed in every seed, under one ablation",
+            given=f"best_of(...) with target={target!r}, ablations={asked.ablations!r}",
+            expected="target='all' and no ablations=",
+            next_step="for a mean over seeds give one circuit, or a function that finds it",
+        )
 
 
 def _require_target(target: str, margin: float | None) -> float:
@@ -242,9 +285,7 @@ def seed_models(models: Seeds) -> tuple[tuple[int, HookedMamba], ...]:
 
 def _plan(asked: _Seeds, claim: RunningClaim) -> ClaimRecord:
     model = asked.models[0][1]
-    circuit = asked.circuit_of(model)
-    study = prepare_study(model, [circuit], asked.prompts, asked.asked.metric)
-    terms = asked.terms(circuit, study, planning=True)
+    study, terms = asked.prepared(model, planning=True)
     problem, cost = "", None
     try:
         terms.require_attainable(study, claim.level)
@@ -284,9 +325,10 @@ def _settings(asked: _Seeds, of_one: Mapping[str, Any]) -> dict[str, Any]:
 def _check(asked: _Seeds, claim: RunningClaim) -> ClaimRecord:
     if asked.target == "mean":
         _require_mean(asked, claim.level)
-    begun = [_begin(asked, seed, model, claim) for seed, model in asked.models]
+    started = [_begin(asked, seed, model, claim) for seed, model in asked.models]
+    begun = [one for one, _ in started]
     study = begun[0].question.study
-    settings = _settings(asked, begun[0].terms.settings(study))
+    settings = _settings(asked, started[0][1].settings(study))
     prompts = study.tested.digest
     against = [seed for (seed, _), one in zip(asked.models, begun, strict=True) if one.contradicted]
     skip = "how special the circuit is, is not asked" if asked.target == "stable" else ""
@@ -296,7 +338,10 @@ def _check(asked: _Seeds, claim: RunningClaim) -> ClaimRecord:
     answers: list[SeedAnswer] = []
     for (seed, _), one in zip(asked.models, begun, strict=True):
         error = one.measured.effect(one.question.study).error
-        answers.append(SeedAnswer(seed, finish(one, claim, skip_controls=skip), error))
+        answer = finish(one, claim, skip_controls=skip)
+        if isinstance(asked.circuit, Candidates):
+            answer = as_the_best(answer, len(asked.circuit.circuits))
+        answers.append(SeedAnswer(seed, answer, error))
         claim.progress(len(answers), len(begun), f"seeds, last: {one.label}")
     if asked.target == "all":
         found = all_of_them(answers)
@@ -317,8 +362,19 @@ def _check(asked: _Seeds, claim: RunningClaim) -> ClaimRecord:
         prompts=prompts,
         settings=settings,
         evidence=found.evidence,
-        notes=found.notes,
+        notes=(*found.notes, *_winners(asked, begun)),
     )
+
+
+def _winners(asked: _Seeds, begun: Sequence[Begun]) -> tuple[str, ...]:
+    """Say which of several circuits was the best in which seed."""
+    if not isinstance(asked.circuit, Candidates):
+        return ()
+    seeds: dict[str, list[str]] = {}
+    for (seed, _), one in zip(asked.models, begun, strict=True):
+        seeds.setdefault(one.terms.circuit.name, []).append(str(seed))
+    told = [f"{name} in seed {', '.join(found)}" for name, found in seeds.items()]
+    return (f"the best circuit is {'; '.join(told)}",)
 
 
 def _require_mean(asked: _Seeds, level: float) -> None:
@@ -337,16 +393,16 @@ def _require_mean(asked: _Seeds, level: float) -> None:
         require_seeds_for_mean(len(asked.models), level)
 
 
-def _begin(asked: _Seeds, seed: int, model: HookedMamba, claim: RunningClaim) -> Begun:
+def _begin(
+    asked: _Seeds, seed: int, model: HookedMamba, claim: RunningClaim
+) -> tuple[Begun, Terms | CandidateTerms]:
     """Measure the effect in one seed; what cannot be tested there is told with the seed's name."""
+    label = f"seed {seed}"
     try:
-        circuit = asked.circuit_of(model)
-        study = prepare_study(model, [circuit], asked.prompts, asked.asked.metric)
-        terms = asked.terms(circuit, study)
-        terms = replace(
-            terms, refutation=REFUTATION / len(asked.models), judged=asked.target == "all"
-        )
-        return begin(study, terms, claim, label=f"seed {seed}")
+        study, terms = asked.prepared(model, refutation=REFUTATION / len(asked.models))
+        if isinstance(terms, CandidateTerms):
+            return begin_best(study, terms, claim, label=label).begun, terms
+        return begin(study, terms, claim, label=label), terms
     except MechtestError as error:
         error.what = f"seed {seed}: {error.what}"
         raise

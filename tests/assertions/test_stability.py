@@ -8,6 +8,7 @@ from mechtest.assertions import (
     assert_not_necessary,
     assert_stable_across_seeds,
     assert_sufficient,
+    best_of,
     check_necessary,
     check_stable_across_seeds,
     stability,
@@ -286,3 +287,65 @@ def test_a_plan_counts_all_seeds_and_tells_what_they_cannot_reach():
     assert second["seeds"] == 2
     assert second["forward_passes"] % 2 == 0
     assert claim.forward_passes == 0
+
+
+@pytest.fixture(scope="module")
+def some_layer():
+    """The name is kept in one layer or the other, depending on the seed."""
+    layers = best_of([Circuit(IN_LAYER_0), Circuit("blocks.1.state@last")])
+    pairs = prompts("ioi", templates=8)
+    return check(seeds(0, 1), layers, pairs, threshold=0.5)
+
+
+def test_what_no_place_does_in_every_seed_some_place_does(some_layer):
+    pairs = prompts("ioi", templates=8)
+    for site in (IN_LAYER_0, "blocks.1.state@last"):
+        alone = check(seeds(0, 1), Circuit(site), pairs, threshold=0.5)
+        assert alone.verdict == "refuted"
+    assert some_layer.verdict == "supported"
+    places = [item.circuit for item in some_layer.evidence]
+    assert places == [(IN_LAYER_0,), ("blocks.1.state@last",)]
+    assert "blocks.0.state@last in seed 0; blocks.1.state@last in seed 1" in some_layer.notes[-1]
+    assert [item.label for item in some_layer.evidence] == ["seed 0", "seed 1"]
+    assert ClaimRecord.from_json(some_layer.to_json()) == some_layer
+
+
+def test_each_seed_pays_for_its_choice(some_layer):
+    """The p value is that of the largest of two, and so is every control."""
+    assert len(some_layer.settings["candidates"]) == 2
+    for item in some_layer.evidence:
+        assert "max-T" in item.method
+        assert "as the best of 2" in item.assumptions[-1]
+        assert item.controls.drawn >= 12
+    by_seed = check_necessary(
+        prose(0), best_of([Circuit(IN_LAYER_0), Circuit("blocks.1.state@last")]),
+        prompts("ioi", templates=8), threshold=0.5, level=LEVEL,
+    )  # fmt: skip
+    assert by_seed.evidence[0].effect.estimate == some_layer.evidence[0].effect.estimate
+
+
+def test_none_of_several_places_is_refuted():
+    inert = best_of([Circuit("blocks.0.hook_skip@-3"), Circuit(INERT)])
+    found = check(seeds(0, 1), inert, threshold=0.5)
+    assert found.verdict == "refuted"
+    assert "seed 0" in found.reason
+
+
+@pytest.mark.parametrize("options", [{"target": "mean"}, {"ablations": ("resample", "zero")}])
+def test_candidates_are_for_every_seed_under_one_ablation(options):
+    layers = best_of([Circuit(IN_LAYER_0), Circuit("blocks.1.state@last")])
+    found = check(seeds(0, 1), layers, **options)
+    assert found.verdict == "invalid"
+    assert "claimed in every seed" in found.reason
+
+
+def test_a_plan_of_candidates_counts_all_of_them():
+    claim = RunningClaim(key="t.py::t", level=LEVEL, planning=True)
+    layers = best_of([Circuit(IN_LAYER_0), Circuit("blocks.1.state@last")])
+    with running(claim):
+        check_stable_across_seeds(seeds(0, 1), layers, prompts("ioi", templates=8))
+    (plan,) = claim.plans
+    assert plan["attainable"]
+    assert plan["seeds"] == 2
+    assert plan["settings"]["across"] == "all"
+    assert len(plan["settings"]["candidates"]) == 2
