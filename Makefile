@@ -28,7 +28,7 @@ claims: env ## Check the claims on the fixture models, and write claims-report/
 	$(BIN)/python -m pytest claims/ -n $(WORKERS)
 
 test: env ## Run the tests
-	$(BIN)/python -m pytest tests -n $(TEST_WORKERS) -m "not slow"
+	$(BIN)/python -m pytest tests -n $(TEST_WORKERS) -m "not slow" --durations=30
 
 test-slow: env ## Run the tests that take minutes (they retrain a model)
 	$(BIN)/python -m pytest tests -m slow

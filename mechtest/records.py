@@ -268,6 +268,7 @@ class EffectMap:
         columns: Column labels.
         values: Effects, one tuple a row; None where there is nothing to measure.
         unit: Of the values.
+        tokens: What stands at each column in the first prompt; empty where columns are no places.
     """
 
     title: str
@@ -275,6 +276,7 @@ class EffectMap:
     columns: tuple[str, ...]
     values: tuple[tuple[float | None, ...], ...]
     unit: str = "share of behaviour"
+    tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

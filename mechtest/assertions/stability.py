@@ -209,8 +209,9 @@ def assert_stable_across_seeds(
         assume_normal_seeds=assume_normal_seeds,
         **options,
     )
-    named = isinstance(circuit, Circuit | Candidates)
-    name = circuit.name if named else "a circuit found in each seed"
+    name = "a circuit found in each seed"
+    if isinstance(circuit, Circuit | Candidates):
+        name = circuit.name
     return conclude(record, name)
 
 

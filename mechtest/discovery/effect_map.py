@@ -7,7 +7,13 @@ from collections.abc import Sequence
 import torch
 
 from mechtest.errors import ClaimInvalid, MetricError, NothingChangedError
-from mechtest.interventions import Circuit, Intervention, ResampleAblation, runner_for_claim
+from mechtest.interventions import (
+    Circuit,
+    Intervention,
+    ResampleAblation,
+    plan_edits,
+    runner_for_claim,
+)
 from mechtest.models import HookedMamba
 from mechtest.records import EffectMap
 from mechtest.tasks import DiscoveryPairs, EncodedPairs, Metric, logit_difference
@@ -41,7 +47,7 @@ def map_effects(
 
     Returns:
         Layers by positions: (clean - ablated) / (clean - corrupted), means over prompts. A place
-        where nothing changes has no number.
+        where nothing changes has no number. Columns bear the word of the first prompt, too.
 
     Raises:
         ClaimInvalid: Prompts that are not the discovery half.
@@ -82,7 +88,19 @@ def map_effects(
         rows=tuple(f"layer {layer}" for layer in range(model.cfg.n_layer)),
         columns=tuple(chosen),
         values=tuple(rows),
+        tokens=_tokens(model, runner.pairs, chosen),
     )
+
+
+def _tokens(model: HookedMamba, pairs: EncodedPairs, positions: Sequence[str]) -> tuple[str, ...]:
+    """Return the tokens that stand at some positions of the first clean prompt."""
+    words = model.to_str_tokens(pairs.clean_tokens[0])
+    found = []
+    for position in positions:
+        (edit,) = plan_edits(model.resolver, Circuit(f"blocks.0.hook_resid_pre@{position}"), pairs)
+        columns = edit.known_spots.mask[0].nonzero().flatten().tolist()
+        found.append(" ".join(words[column].strip() for column in columns))
+    return tuple(found)
 
 
 def _roles(pairs: EncodedPairs) -> list[str]:

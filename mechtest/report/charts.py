@@ -280,12 +280,19 @@ def heat_map(table: Row) -> HeatMap:
         clean_text(table["title"], 300),
         clean_text(table["unit"], 60),
         tuple(clean_text(label, 18) for label in rows),
-        tuple(clean_text(label, 18) for label in columns),
+        tuple(clean_text(label, 22) for label in _with_tokens(columns, table.get("tokens", ()))),
         fields,
         number_text(largest),
         len(fields) <= _LABELLED,
         (len(table["rows"]) - len(rows), len(table["columns"]) - len(columns)),
     )
+
+
+def _with_tokens(columns: Sequence[str], tokens: Sequence[str]) -> list[str]:
+    """Return column labels with the word that stands there in the first prompt."""
+    if not tokens:
+        return list(columns)
+    return [f"{name}: {word}" for name, word in zip(columns, tokens, strict=False)]
 
 
 def _short(value: float) -> str:

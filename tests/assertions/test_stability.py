@@ -138,7 +138,7 @@ def test_other_assertions_over_seeds():
 def test_a_seed_that_cannot_be_tested_is_named():
     members = {0: prose(0), 7: prose(1, "step-00250")}
     found = check(members, Circuit(IN_LAYER_0), prompts("ioi", templates=8))
-    assert (found.verdict, found.binding) == ("invalid", "MT703")
+    assert (found.verdict, found.binding) == ("invalid", "MT705")
     assert "seed 7: behaviour absent" in found.reason
 
 

@@ -155,7 +155,9 @@ class Rates:
         return self.interval[0] <= self.level
 
 
-def rates(cell: Cell, claims: int, level: float, clusters: int, *, first: int = 0) -> Rates:
+def rates(
+    cell: Cell, claims: int, level: float, clusters: int, *, first: int = 0, support: bool = False
+) -> Rates:
     """Return how often claims of a cell come to which verdict.
 
     Args:
@@ -164,10 +166,12 @@ def rates(cell: Cell, claims: int, level: float, clusters: int, *, first: int = 
         level: Level of each.
         clusters: Templates each of them draws.
         first: Number of the first one; claim i is the same whoever asks.
+        support: Whether only support is asked for: a claim whose effect is not shown is left at
+            that, without the controls and intervals that could refute it.
     """
     verdicts: Counter[str] = Counter()
     drawn = 0
-    with as_measured() as current:
+    with as_measured(support=support) as current:
         for number in range(first, first + claims):
             generator = np.random.default_rng([number, clusters])
             study = cell.population.draw(clusters, generator)
@@ -177,7 +181,10 @@ def rates(cell: Cell, claims: int, level: float, clusters: int, *, first: int = 
                 continue
             made = cell.claim(generator)
             current.sets = made.sets
-            found = check(study, made.terms, level, number)
+            found = check(study, made.terms, level, number, support=support)
+            if found is None:
+                verdicts["not supported"] += 1
+                continue
             verdicts[str(found.decision.verdict)] += 1
             if found.evidence.controls is not None:
                 drawn += found.evidence.controls.drawn
@@ -299,8 +306,12 @@ class _Current:
 
 
 @contextmanager
-def as_measured() -> Iterator[_Current]:
-    """Let claims read what depends on model and prompts alone from the first that asked."""
+def as_measured(*, support: bool = False) -> Iterator[_Current]:
+    """Let claims read what depends on model and prompts alone from the first that asked.
+
+    Args:
+        support: Whether nothing but support is asked for: intervals refute nothing then.
+    """
     current = _Current()
     chosen: dict[tuple[Any, ...], Any] = {}
     guards: dict[tuple[Any, ...], Any] = {}
@@ -328,6 +339,8 @@ def as_measured() -> Iterator[_Current]:
         patch.setattr(flip_rate, "require_no_cut", no_cut)
         # What would settle a claim, and the interval that is shown, decide nothing and take long.
         patch.setattr(EFFECT_TEST, "effect_interval", unwidened)
+        if support:
+            patch.setattr(conduct, "effect_interval", unwidened)
         patch.setattr(conduct, "what_would_settle", lambda *_: "")
         patch.setattr(comparisons, "more_templates", lambda *_: "")
         # Forty probes whether controls can differ from the claim; they do.

@@ -24,7 +24,7 @@ from mechtest.assertions.study import Study
 from mechtest.assertions.terms import Terms
 from mechtest.interventions import Circuit, Intervention, InterventionRun, Run, Runner
 from mechtest.running_claim import RunningClaim
-from mechtest.stats import ClusterEffect, cluster_effect
+from mechtest.stats import ClusterEffect, cluster_effect, reaches
 from mechtest.tasks import PromptPairs, logit_difference
 
 __all__ = ["PooledSets", "Population", "SampledStudy", "check", "measured_once"]
@@ -197,7 +197,15 @@ def measured_once(monkeypatch: Any) -> None:
     monkeypatch.setattr(conduct, "_moved_parts", parts)
 
 
-def check(study: SampledStudy, terms: Terms, level: float, number: int) -> Answer:
-    """Check a claim on a study: the assertion's own steps."""
+def check(
+    study: SampledStudy, terms: Terms, level: float, number: int, *, support: bool = False
+) -> Answer | None:
+    """Check a claim on a study: the assertion's own steps.
+
+    With `support`, None where the effect alone leaves it unsupported.
+    """
     claim = RunningClaim(key=f"null {number}", level=level, seed=number)
-    return finish(begin(study, terms, claim), claim)
+    begun = begin(study, terms, claim)
+    if support and begun.effect is not None and not reaches(begun.effect.p, level):
+        return None
+    return finish(begun, claim)

@@ -172,6 +172,15 @@ def test_a_map_has_no_number_before_the_first_difference(table):
     assert table.values[1][2] == pytest.approx(0.96, abs=0.05)
 
 
+def test_columns_bear_the_words_of_the_first_prompt(table):
+    first = prompts().discovery.rows[0]
+    words = first.clean.split()
+    assert len(table.tokens) == 3
+    assert table.tokens[2] == words[-1]
+    assert table.tokens[1] in words
+    assert words.index(table.tokens[1]) > words.index(table.tokens[0])
+
+
 def test_a_map_holds_what_single_runs_give(table):
     runner = Runner(prose(), prompts().discovery.encode(prose().tokenizer))
     clean, corrupted = (

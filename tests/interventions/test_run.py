@@ -127,7 +127,7 @@ def test_zero_and_mean_ablation_put_in_zeros_and_means(model, prompts, runner):
     assert torch.allclose(mean.means["blocks.1.hook_out_proj"], expected, atol=1e-5)
     zeroed = runner.run(circuit, ZeroAblation()).logits
     assert not torch.allclose(zeroed, runner.run(circuit, mean).logits)
-    with pytest.raises(MetricError, match="no mean was fitted"):
+    with pytest.raises(MetricError, match="no mean value was fitted"):
         runner.run(Circuit("blocks.0.hook_out_proj@last"), mean)
 
 

@@ -143,7 +143,7 @@ def row(name, statement, verdict, parts=(), **changes):
 
 def lens_map(rng, rows=4, columns=11):
     words = ["The", "capital", "of", "France", "is", "the", "city", "of", "Paris", "and"]
-    labels = [f"{i} {word}" for i, word in enumerate(words)]
+    labels = [f"{i}" for i in range(len(words))]
     return asdict(
         EffectMap(
             "Effect of patching the state, layer by position, mean over 64 discovery prompts",
@@ -156,6 +156,7 @@ def lens_map(rng, rows=4, columns=11):
                 )
                 for y in range(rows)
             ),
+            tokens=() if columns < 3 else (*words[: columns - 1], "is"),
         )
     )  # fmt: skip
 
@@ -285,7 +286,7 @@ def hostile_rows(rng):
                 key=text, family=text, order=index, binding=text, reason=text, settle=text,
                 notes=[text], replay=text, message=text, settings=[{text: text, "n": [text]}],
                 maps=[{"title": text, "rows": [text], "columns": [text, ""], "unit": text,
-                       "values": [[0.5, None]]}],
+                       "values": [[0.5, None]], "tokens": [text, ""]}],
                 source={"file": text, "line": 3, "code": text},
                 model={"suite": text, "seed": None, "checkpoint": text, "step": None,
                        "sha256": text, "dtype": text, "device": text},
