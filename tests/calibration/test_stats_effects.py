@@ -53,7 +53,7 @@ def test_sign_flips_hold_their_level_for_symmetric_scores(noise, clusters, runs)
 @pytest.mark.parametrize("clusters", [8, 12, 31])
 def test_skewed_scores_exceed_the_level_and_another_test_helps(clusters):
     """The honest limit of a test on few clusters: most score a bit, a few much less."""
-    runs = 1500
+    runs = 600
     rng = np.random.default_rng(0)
     scores = NOISE["left-skewed (exponential)"](rng, (runs, clusters))
     labels, ones = list(range(clusters)), np.ones(clusters)
@@ -66,9 +66,9 @@ def test_skewed_scores_exceed_the_level_and_another_test_helps(clusters):
     alone, joined = (p <= 0.05).mean(1)
     show(f"sign flips alone, left-skewed, {clusters} clusters, level .05", alone, runs)
     show("with the test for skewed scores", joined, runs)
-    assert alone > 0.08
+    assert alone > 0.075
     assert joined < alone - 0.02
-    assert joined < 0.115
+    assert joined < 0.125
 
 
 def prompts_in_clusters(rng, clusters, each=8, shared=0.3):
@@ -112,11 +112,11 @@ def test_intervals_cover_the_truth(method):
 
 @pytest.mark.parametrize(("clusters", "level"), [(8, 0.05), (12, 0.05), (12, 0.0025)])
 def test_power_is_what_planning_says(clusters, level):
-    runs, rng = 1000, np.random.default_rng(3)
+    runs, rng = 500, np.random.default_rng(3)
     labels, ones = list(range(clusters)), np.ones(clusters)
     effects = (cluster_effect(row, ones, labels) for row in rng.normal(0.87, 1, (runs, clusters)))
     rate = np.mean([effect_p_value(one, 0.0, seed=0, claim="c") <= level for one in effects])
     planned = effect_test_power(0.87, clusters, level)
     show(f"power at d = .87, {clusters} clusters, level {level}, planned {planned:.3f}", rate, runs)
     # The plan counts on the weaker of two tests for samples that are skewed by chance.
-    assert planned - 0.04 < rate < planned + 0.06
+    assert planned - 0.06 < rate < planned + 0.09

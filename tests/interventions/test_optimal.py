@@ -46,7 +46,7 @@ def divergence(runner, circuit, ablation):
     ids=["state", "all positions", "channels", "two hooks"],
 )
 def test_it_is_closer_to_the_model_than_the_mean(runner, circuit):
-    found = fit_optimal(runner, circuit)
+    found = fit_optimal(runner, circuit, steps=12)
     assert isinstance(found, OptimalAblation)
     mean = fit_means(runner, circuit)
     assert found.loss_of_mean == pytest.approx(divergence(runner, circuit, mean), rel=2e-2)
