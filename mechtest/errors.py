@@ -45,9 +45,13 @@ given, what is closest or expected, and the next step.
     |   |-- ClaimInvalid          MT703  not a failure but an error: nothing was tested
     |   |-- RegistrationError     MT704  claims.lock and the claims do not agree
     |   `-- BehaviourAbsentError  MT705  a ClaimInvalid: this model does not do the task
-    `-- RunError                  MT8xx  stored runs, and comparisons of two of them
-        |-- RunNotFoundError      MT801  no run, tag or report of that name
-        `-- AllowListError        MT802  an allowance that is expired, has no reason, or is no row
+    |-- RunError                  MT8xx  stored runs, and comparisons of two of them
+    |   |-- RunNotFoundError      MT801  no run, tag or report of that name
+    |   `-- AllowListError        MT802  an allowance that is expired, has no reason, or is no row
+    `-- DiscoveryError            MT9xx  looking for circuits
+        |-- DiscoveryFileError    MT901  a file of discovery that cannot be read
+        |-- FitError              MT902  something that was to be trained did not come out usable
+        `-- StudyError            MT903  a study file or directory that cannot be used
 """
 
 from __future__ import annotations
@@ -70,7 +74,10 @@ __all__ = [
     "ClaimRefuted",
     "ConfigError",
     "ControlsError",
+    "DiscoveryError",
+    "DiscoveryFileError",
     "DuplicateWeightsError",
+    "FitError",
     "HookOutputError",
     "InputError",
     "InterventionError",
@@ -93,6 +100,7 @@ __all__ = [
     "SiteNotReachedError",
     "SiteNotServedError",
     "StatisticsError",
+    "StudyError",
     "SweepFileError",
     "TaskError",
     "TokenizerMissingError",
@@ -464,3 +472,27 @@ class AllowListError(RunError, ValueError):
     """An allowance without a reason, past its date, or for a claim that is not there."""
 
     code = "MT802"
+
+
+class DiscoveryError(MechtestError):
+    """A tool of discovery cannot answer what it was asked."""
+
+    code = "MT900"
+
+
+class DiscoveryFileError(DiscoveryError, ValueError):
+    """A file holds no record of discovery, is one of another kind or format, or is damaged."""
+
+    code = "MT901"
+
+
+class FitError(DiscoveryError, ValueError):
+    """A probe, lens or autoencoder cannot be trained on this, or what came out is unusable."""
+
+    code = "MT902"
+
+
+class StudyError(DiscoveryError, ValueError):
+    """A study file says something that cannot be done, or its directory is of another study."""
+
+    code = "MT903"
