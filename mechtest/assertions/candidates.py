@@ -46,10 +46,10 @@ from mechtest.stats import (
     Interval,
     best_of_test,
     cluster_effect,
-    effect_interval,
     effect_test,
     inversion_interval,
     keyed_generator,
+    largest_upper_end,
     needed_clusters,
     needed_controls,
     require_clusters,
@@ -380,11 +380,7 @@ def _finding(
     key: str,
 ) -> EffectFinding:  # fmt: skip
     """Return the winner's effect; refuting it means that every candidate lies below."""
-    ends = [
-        effect_interval(effect, 1 - refutation, seed=seed, claim=key).high for effect in effects
-    ]
-    known = [end for end in ends if end is not None]
-    high = max(known) if len(known) == len(ends) else None
+    high = largest_upper_end(effects, 1 - refutation, seed=seed, claim=key)
     wide = Interval(None, high, 1 - refutation, "largest upper end of all candidates")
     return EffectFinding(found.estimate, threshold, "greater", found.p, wide)
 

@@ -38,6 +38,7 @@ from mechtest.stats.effect_test import (
     effect_interval,
     effect_p_value,
     effect_test,
+    largest_upper_end,
 )
 from mechtest.stats.effects import (
     ClusterEffect,
@@ -212,6 +213,7 @@ __all__ = [
     "holm",
     "inversion_interval",
     "keyed_generator",
+    "largest_upper_end",
     "linear_cka",
     "match_test",
     "mean_over_seeds",

@@ -10,7 +10,7 @@ from jaxtyping import Bool
 
 from mechtest.errors import SampleError
 from mechtest.stats.bootstrap_t import Counts, RatioResamples, resample_counts
-from mechtest.stats.effect_test import effect_interval
+from mechtest.stats.effect_test import largest_upper_end
 from mechtest.stats.effects import ClusterEffect
 from mechtest.stats.intervals import Interval
 from mechtest.stats.keys import keyed_generator
@@ -170,9 +170,7 @@ def _interval(
 ) -> Interval:  # fmt: skip
     """Return where the max-T p value crosses the level, and the largest of all upper ends."""
     confidence = 1 - 2 * level
-    highs = [effect_interval(effect, confidence, seed=seed, claim=claim).high for effect in effects]
-    bounded = [high for high in highs if high is not None]
-    high = max(bounded) if len(bounded) == len(highs) else None
+    high = largest_upper_end(effects, confidence, seed=seed, claim=claim)
     low = _crossing(rule, effects[rule.winner], threshold, level)
     missing = [name for name, end in (("lower", low), ("upper", high)) if end is None]
     reason = f"no {' and no '.join(missing)} bound at so few clusters" if missing else ""
