@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mechtest.assertions._decide import claimed_side
-from mechtest.assertions.complement import universe_of
 from mechtest.assertions.question import Question
 from mechtest.assertions.rounding import with_interval
 from mechtest.assertions.study import Study
@@ -27,6 +26,7 @@ from mechtest.interventions import (
     fit_means,
     fit_optimal,
 )
+from mechtest.interventions.complement import universe_of
 from mechtest.records import Evidence, OtherAblation
 from mechtest.stats import Interval, effect_interval
 

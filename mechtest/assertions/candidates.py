@@ -113,7 +113,7 @@ def best_of(candidates: Sequence[Circuit]) -> Candidates:
             given=", ".join(type(circuit).__name__ for circuit in circuits),
             expected="best_of([Circuit(...), Circuit(...)])",
         )
-    keys = [(tuple(map(str, one.sites)), one.channels) for one in circuits]
+    keys = [(tuple(map(str, one.sites)), one.by_site) for one in circuits]
     if len(circuits) < 2 or len(set(keys)) < len(keys):
         raise ClaimInvalid(
             "the best of some circuits needs two or more, each once",
@@ -217,7 +217,7 @@ class CandidateTerms:
             "candidates": [
                 {
                     "circuit": [str(site) for site in one.sites],
-                    "channels": None if one.channels is None else len(one.channels),
+                    "channels": one.channel_total,
                 }
                 for one in self.candidates.circuits
             ],

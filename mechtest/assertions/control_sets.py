@@ -17,10 +17,10 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from mechtest.assertions.complement import channel_count
 from mechtest.assertions.study import Study
 from mechtest.errors import ClaimInvalid, ControlsError, closest_names
 from mechtest.interventions import Circuit, Subspace, digest_of, fit_spectrum
+from mechtest.interventions.complement import channel_count
 from mechtest.models import HookedMamba
 from mechtest.sites import Site
 from mechtest.stats import KINDS, ComponentControls, SubspaceControls
@@ -263,7 +263,7 @@ def channels_claimed(
     strata: dict[str, str] = {}
     sizes: dict[str, int] = {}
     claimed: list[str] = []
-    for site in circuit.sites:
+    for site, chosen in zip(circuit.sites, circuit.by_site, strict=True):
         layers = [None] if site.layer is None else range(model.cfg.n_layer)
         for layer in layers:
             place = Site(site.hook, layer, site.position)
@@ -272,6 +272,6 @@ def channels_claimed(
                 strata[f"{place}#{channel}"] = f"{site.hook}@{site.position}"
         layer = None if site.layer is None else site.layer % model.cfg.n_layer
         own = Site(site.hook, layer, site.position)
-        channels = circuit.channels or range(sizes[str(own)])
+        channels = chosen or range(sizes[str(own)])
         claimed += [f"{own}#{channel}" for channel in channels]
     return claimed, strata, sizes

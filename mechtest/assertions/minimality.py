@@ -15,13 +15,13 @@ from mechtest.assertions.comparisons import (
     ContrastTerms,
     require_margin,
 )
-from mechtest.assertions.complement import channel_count
 from mechtest.assertions.outcome import conclude
 from mechtest.assertions.question import Mode
 from mechtest.assertions.rounding import plain, with_interval
 from mechtest.assertions.study import Study, Values
 from mechtest.errors import ClaimInvalid
 from mechtest.interventions import Circuit
+from mechtest.interventions.complement import channel_count
 from mechtest.models import HookedMamba
 from mechtest.records import ClaimRecord, Evidence
 from mechtest.running_claim import RunningClaim
@@ -56,13 +56,15 @@ class Parts:
     def subset(self, members: Iterable[int]) -> tuple[Circuit, ...]:
         """Return the circuit made of some of the parts, channels of one site in one edit."""
         chosen = [self.pieces[member] for member in sorted(members)]
-        if self.circuit.channels is None and all(one.channels is None for one in chosen):
+        if all(one.channels is None for one in chosen):
             return tuple(chosen)
         sites: dict[tuple[str, ...], list[int]] = {}
+        whole = [one for one in chosen if one.channels is None]
         for one in chosen:
             place = tuple(str(site) for site in one.sites)
-            sites.setdefault(place, []).extend(one.channels or ())
-        return tuple(Circuit(*place, channels=found) for place, found in sites.items())
+            if one.channels is not None:
+                sites.setdefault(place, []).extend(one.channels)
+        return (*whole, *(Circuit(*place, channels=found) for place, found in sites.items()))
 
     def sets(self, chains: Sequence[Sequence[int]]) -> list[frozenset[int]]:
         """Return what is measured: all parts, all but each one, and what random orders meet."""
@@ -89,8 +91,8 @@ def parts_of(model: HookedMamba, circuit: Circuit, groups: Groups | None) -> Par
             next_step="state the parts, or use assert_necessary",
         )
     pieces = tuple(
-        Circuit(str(site), channels=circuit.channels, fitted_on=circuit.fitted_on)
-        for site in circuit.sites
+        Circuit(str(site), channels=channels, fitted_on=circuit.fitted_on)
+        for site, channels in zip(circuit.sites, circuit.by_site, strict=True)
     )
     return Parts(circuit, tuple(str(site) for site in circuit.sites), pieces)
 
@@ -102,6 +104,12 @@ def _parts_of_groups(model: HookedMamba, circuit: Circuit, groups: Groups) -> Pa
             given=repr(circuit),
             expected="a circuit of whole sites or channels",
             next_step="state each direction's subspace as a claim of its own",
+        )
+    if len(circuit.pieces) > 1:
+        raise ClaimInvalid(
+            "groups are of channels that all sites share, and these sites have their own",
+            given=repr(circuit),
+            expected="one set of channels, or no groups: every site is a part then",
         )
     found = {name: tuple(sorted(channels)) for name, channels in groups.items()}
     stated = sorted(channel for channels in found.values() for channel in channels)
@@ -158,7 +166,7 @@ def minimality_terms(
         min_accuracy=asked.min_accuracy,
         stated={
             "circuit": [str(site) for site in circuit.sites],
-            "channels": None if circuit.channels is None else len(circuit.channels),
+            "channels": circuit.channel_total,
             "orders": len(chains),
         },
         assumptions=(BACKUPS,),

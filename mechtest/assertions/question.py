@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from mechtest.assertions.complement import complement_of, universe_of
 from mechtest.assertions.study import Study, Values
 from mechtest.interventions import Circuit, Cost, Intervention, InterventionRun, Patch, Run
+from mechtest.interventions.complement import complement_of, universe_of
 from mechtest.stats import ClusterEffect, cluster_effect
 
 __all__ = ["Direction", "Measured", "Mode", "Question"]

@@ -220,7 +220,7 @@ def _bench(
         return _new_bench(model, terms, chosen)
     circuit = terms.circuit
     basis = None if circuit.subspace is None else circuit.subspace.basis
-    parts = [[str(site) for site in circuit.sites], circuit.channels, basis, terms.mode]
+    parts = [[str(site) for site in circuit.sites], circuit.channel_key, basis, terms.mode]
     # An intervention of the user's own has no digest: the object itself then tells two apart.
     key = (id(model), digest_of(parts), chosen.name, repr(terms.intervention), terms.threshold)
     if repr(key) not in claim.searches:

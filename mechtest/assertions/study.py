@@ -236,7 +236,7 @@ def _note_in_ledger(circuits: Sequence[Circuit], tested: ConfirmationPairs) -> N
         return
     for circuit in circuits:
         basis = None if circuit.subspace is None else circuit.subspace.basis
-        parts = [[str(site) for site in circuit.sites], circuit.channels, basis]
+        parts = [[str(site) for site in circuit.sites], circuit.channel_key, basis]
         claim.ledger.append((tested.digest, digest_of(parts)))
 
 

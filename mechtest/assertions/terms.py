@@ -96,7 +96,7 @@ class Terms:
             "kind": self.kind,
             "mode": self.mode,
             "circuit": [str(site) for site in circuit.sites],
-            "channels": None if circuit.channels is None else len(circuit.channels),
+            "channels": circuit.channel_total,
             "rank": None if circuit.subspace is None else circuit.subspace.rank,
             "origin": "declared" if circuit.fitted_on is None else "found on discovery prompts",
             "intervention": self.intervention.name,

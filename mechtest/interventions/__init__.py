@@ -14,7 +14,22 @@ from mechtest.interventions.fit import (
     fit_spectrum,
     read_activations,
 )
+from mechtest.interventions.knockout_profile import knockout
+from mechtest.interventions.native import (
+    KNOCKOUT_MODES,
+    BlockPath,
+    CutCrossTalk,
+    DropConvTap,
+    EditDecay,
+    FreezeDelta,
+    FreezeGate,
+    Knockout,
+    NativeOperator,
+    decay_channels,
+    retention_of_channels,
+)
 from mechtest.interventions.optimal import fit_optimal
+from mechtest.interventions.patch_from import GivenRows, PatchFrom
 from mechtest.interventions.plan import PlannedEdit, plan_edits
 from mechtest.interventions.run import ENGINES, Engine, InterventionRun, Runner
 from mechtest.interventions.run_pool import pool_of_run
@@ -37,15 +52,26 @@ from mechtest.interventions.unedited_runs import forget_runs
 
 __all__ = [
     "ENGINES",
+    "KNOCKOUT_MODES",
+    "BlockPath",
     "Circuit",
     "Cost",
+    "CutCrossTalk",
+    "DropConvTap",
+    "EditDecay",
     "Engine",
+    "FreezeDelta",
+    "FreezeGate",
+    "GivenRows",
     "Intervention",
     "InterventionRun",
+    "Knockout",
     "MeanAblation",
+    "NativeOperator",
     "NoiseAblation",
     "OptimalAblation",
     "Patch",
+    "PatchFrom",
     "Places",
     "PlannedEdit",
     "ResampleAblation",
@@ -58,15 +84,18 @@ __all__ = [
     "SweepResult",
     "ZeroAblation",
     "collect_activations",
+    "decay_channels",
     "digest_of",
     "digest_of_weights",
     "fit_means",
     "fit_optimal",
     "fit_spectrum",
     "forget_runs",
+    "knockout",
     "plan_edits",
     "pool_of_run",
     "read_activations",
+    "retention_of_channels",
     "runner_for_claim",
     "sweep",
 ]

@@ -15,11 +15,14 @@ from jaxtyping import Bool, Float
 
 from mechtest.interventions.edits import Edit
 from mechtest.interventions.jobs import Variant
-from mechtest.interventions.plan import PlannedEdit, Spots
+from mechtest.interventions.native.carrying_out import operator_hooks
+from mechtest.interventions.native.operator import NativeOperator
+from mechtest.interventions.plan import PlannedEdit, Spots, mask_of
 from mechtest.interventions.spec import Places, Run
 from mechtest.kernels import backend_name
 from mechtest.models import HookedMamba, HookPoint, ModelState
 from mechtest.running_claim import Tally
+from mechtest.sites import Position
 from mechtest.tasks import EncodedPairs
 
 __all__ = ["Hooked", "edit_hooks", "planned_part"]
@@ -82,6 +85,8 @@ class Hooked:
             touched: Set where an activation of a prompt was changed, unless None.
         """
         self.tally.interventions += 1
+        if isinstance(variant.intervention, NativeOperator):
+            return self._operated(variant, variant.intervention, base, touched)
         column = self.first_column(variant)
         source = variant.intervention.source(base)
         logits = []
@@ -100,6 +105,47 @@ class Hooked:
                 edit = Edit(planned.site, circuit, variant.intervention)
                 hooks += edit_hooks(edit, planned, reference, torch.as_tensor(batch.order), here)
             logits.append(self._forward(base, index, column, hooks))
+        return torch.cat(logits)
+
+    def unedited(self, variant: Variant, base: Run) -> Float[torch.Tensor, "prompt d_vocab"]:
+        """Return the logits of the run intervened in, computed in the very same batches."""
+        if isinstance(variant.intervention, NativeOperator):
+            return self._operated(variant, variant.intervention, base, None, apply=False)
+        return self.plain(base, self.first_column(variant))
+
+    def _operated(
+        self,
+        variant: Variant,
+        operator: NativeOperator,
+        base: Run,
+        touched: torch.Tensor | None,
+        *,
+        apply: bool = True,
+    ) -> torch.Tensor:
+        """Return the logits after an operator on whole layers, the twins in the same pass."""
+        sender, twin = None, operator.source(base)
+        if operator.sender_position is not None:
+            sender = mask_of(Position.parse(operator.sender_position), self.pairs)
+        logits = []
+        for index, batch in enumerate(self._batches):
+            start = index * self.batch_size
+            part = slice(start, start + len(batch))
+            rest = [self._rest(run, index, 0) for run in (base, twin) if run is not None]
+            hooks = operator_hooks(
+                operator,
+                self.model,
+                [(one, planned_part(edit, start, len(batch), 0)) for one, edit in variant.edits],
+                batch.attention_mask,
+                None if sender is None else sender[part],
+                None if touched is None else touched[part],
+                apply=apply,
+            )
+            tokens = torch.cat([one.tokens for one in rest])
+            mask = None if rest[0].mask is None else torch.cat([batch.attention_mask] * len(rest))
+            self.count(tokens)
+            with self.model.hooks(fwd_hooks=hooks):
+                found, _ = self.model.run_with_state(tokens, None, attention_mask=mask)
+            logits.append(found[: len(batch), -1])
         return torch.cat(logits)
 
     def first_column(self, variant: Variant) -> int:

@@ -49,7 +49,7 @@ class Variant:
     @property
     def packable(self) -> bool:
         """Whether packed rows can carry it out."""
-        return all(
+        return self.intervention.on_rows and all(
             edit.spots is not None and edit.site.hook in PACKED_HOOKS for _, edit in self.edits
         )
 

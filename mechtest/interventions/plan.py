@@ -158,7 +158,7 @@ class Planner:
 
     def _spots_at(self, position: Position) -> Spots:
         if position not in self._spots:
-            self._spots[position] = Spots(_mask_of(position, self.pairs))
+            self._spots[position] = Spots(mask_of(position, self.pairs))
         return self._spots[position]
 
 
@@ -169,7 +169,12 @@ def plan_edits(
     return Planner(resolver, pairs).plan(circuit)
 
 
-def _mask_of(position: Position, pairs: EncodedPairs) -> torch.Tensor:
+def mask_of(position: Position, pairs: EncodedPairs) -> Bool[torch.Tensor, "prompt pos"]:
+    """Return True where a position of the notation is, prompt by prompt.
+
+    Raises:
+        PositionError: A role some prompt lacks, or a position outside a prompt; names the prompt.
+    """
     n_pos = pairs.clean_tokens.shape[1]
     where = np.zeros((len(pairs), n_pos), dtype=bool)
     columns = {role: pairs.positions(role).tolist() for role in position.roles}

@@ -92,11 +92,12 @@ class Rectangle:
     def refusal(self, variants: Sequence[Variant]) -> SiteNotServedError:
         """Return the error for what packed rows cannot carry out."""
         hooks = {edit.site.hook for v in variants for _, edit in v.edits} - PACKED_HOOKS
+        whole = {v.intervention.name for v in variants if not v.intervention.on_rows}
+        what = ", ".join(sorted(whole | hooks)) or "a model with hooks of its own"
         return SiteNotServedError(
             "packed rows cannot carry this out",
-            given=f"{', '.join(sorted(hooks)) or 'a model with hooks of its own'} in "
-            f"{self.model.embedding.weight.dtype}",
-            expected=f"float32 or float64, no hooks on the model, and edits of "
+            given=f"{what} in {self.model.embedding.weight.dtype}",
+            expected=f"float32 or float64, no hooks on the model, and edits row by row of "
             f"{', '.join(sorted(PACKED_HOOKS))}",
             next_step="leave engine at 'auto': hooks then do it",
         )

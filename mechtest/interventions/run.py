@@ -172,7 +172,7 @@ class Runner:
         """Return the run intervened in, computed in the very same batches."""
         if self.packs([variant]):
             return self._packed.logits([variant], base, unedited=True)[0]
-        return self._hooked.plain(base, self._hooked.first_column(variant))
+        return self._hooked.unedited(variant, base)
 
     @torch.no_grad()
     def logits_after(
@@ -258,7 +258,8 @@ class Runner:
         tokens = self.pairs.clean_tokens.numel()
         weights = sum(part.numel() for part in self.model.parameters())
         each = Cost(2.0 * weights * tokens, tokens, 0, -(-len(self.pairs) // self.batch_size))
-        return sum((each for _ in variants), Cost())
+        twins = (not v.intervention.on_rows and v.intervention.source("clean") for v in variants)
+        return sum((each + each if twin else each for twin in twins), Cost())
 
     def work(self, variants: Sequence[Variant], *, read: int = 2) -> list[float]:
         """Return the floating-point operations of each intervention alone; nothing runs."""
@@ -275,8 +276,13 @@ class Runner:
             circuits: Edited at once.
             intervention: What is done.
             last_window: Keep edits of the window after the last token, which change nothing.
+
+        Raises:
+            UnknownSiteError, PositionError, ShapeError: The circuits do not fit.
         """
-        edits = [(one, edit) for one in circuits for edit in self.planner.plan(one)]
+        intervention.require_fits(circuits)
+        pieces = [piece for one in circuits for piece in one.pieces]
+        edits = [(one, edit) for one in pieces for edit in self.planner.plan(one)]
         kept = [(one, edit) for one, edit in edits if last_window or not _too_late(edit)]
         return Variant(tuple(kept), intervention)
 

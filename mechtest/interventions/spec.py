@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from jaxtyping import Int64
 
 from mechtest.errors import MetricError, ShapeError
+
+if TYPE_CHECKING:
+    from mechtest.interventions.circuit import Circuit
 
 Run = Literal["clean", "corrupted"]
 
@@ -40,6 +43,16 @@ class Intervention(ABC):
     """What every intervention offers."""
 
     name: str
+    on_rows: ClassVar[bool] = True
+    """Whether what stands in a row's place depends on that row and the source run's alone."""
+
+    def require_fits(self, circuits: Sequence[Circuit]) -> None:
+        """Raise where this intervention cannot be made at some circuits; most can be anywhere.
+
+        Raises:
+            ShapeError: It cannot.
+        """
+        del circuits
 
     def source(self, base: Run) -> Run | None:
         """Return the run whose activations are needed, None if there is none.

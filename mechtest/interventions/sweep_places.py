@@ -13,7 +13,7 @@ from mechtest.models import HookedMamba
 from mechtest.sites import Site
 from mechtest.tasks import EncodedPairs
 
-__all__ = ["SweepTable", "lay_out_table"]
+__all__ = ["SweepTable", "channels_of", "lay_out_table"]
 
 EVERY = "*"
 
@@ -139,7 +139,7 @@ def _by_channels(
         )
     if isinstance(size, bool) or size < 1:
         raise ShapeError("a group has at least one channel", given=f"channels={size}")
-    counts = [_channel_count(model, site) for site in found]
+    counts = [channels_of(model, site) for site in found]
     groups = [range(at, min(at + size, max(counts))) for at in range(0, max(counts), size)]
     circuits, reasons, names = {}, {}, []
     for row, (site, count) in enumerate(zip(found, counts, strict=True)):
@@ -163,7 +163,7 @@ def _by_channels(
     )  # fmt: skip
 
 
-def _channel_count(model: HookedMamba, site: Site) -> int:
+def channels_of(model: HookedMamba, site: Site) -> int:
     """Return how many channels a site has: along `d_inner`, or its last axis."""
     axes = (site.parts[0].spec if site.is_state else site.spec).axes
     cfg = model.cfg

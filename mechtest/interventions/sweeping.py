@@ -40,7 +40,15 @@ from mechtest.tasks import (
     metric_by_name,
 )
 
-__all__ = ["SweepPlan", "sweep"]
+__all__ = [
+    "UNCHANGED",
+    "SweepEffects",
+    "SweepPlan",
+    "identity_of",
+    "pairs_for_sweep",
+    "sweep",
+    "sweep_bar",
+]
 
 CHUNK_FLOPS = 1e11
 """Cells are computed and written down in chunks of about this much arithmetic."""
@@ -124,7 +132,7 @@ def sweep(
         UnknownSiteError, PositionError: A place that does not exist.
         SweepFileError: The journal belongs to another sweep, or another process writes it.
     """
-    pairs = _encoded(model, prompts)
+    pairs = pairs_for_sweep(model, prompts)
     chosen = metric_by_name(metric) if isinstance(metric, str) else metric
     ablation = intervention or (ResampleAblation() if base == "clean" else Patch("clean"))
     runner = runner_for_claim(model, pairs, memory=memory, engine=engine)
@@ -138,7 +146,7 @@ def sweep(
     if dry_run:
         cost = sum((runner.cost([v for _, v in chunk]) for chunk in chunks), Cost())
         return SweepPlan(table, len(pairs), len(chunks), cost)
-    effects = _Effects(runner, chosen, base)
+    effects = SweepEffects(runner, chosen, base)
     shape = (len(table.rows), len(table.columns), len(pairs))
     values, reasons = np.full(shape, np.nan), dict(table.reasons)
     header = None if journal is None else _header(model, pairs, table, effects, ablation)
@@ -162,7 +170,7 @@ def sweep(
         intervention=ablation.name,
         base=base,
         metric=chosen.name,
-        model=_identity(model),
+        model=identity_of(model),
         engine={
             "executor": "packed" if runner.packs([v for _, v in cells]) else "hooked",
             "kernels": backend_name(model.device.type, model.embedding.weight.dtype),
@@ -174,7 +182,7 @@ def sweep(
     )
 
 
-class _Effects:
+class SweepEffects:
     """Turns logits into shares of the behaviour."""
 
     def __init__(self, runner: Runner, metric: Metric, base: Run) -> None:
@@ -219,7 +227,7 @@ class _Effects:
 
 
 def _cells(
-    effects: _Effects,
+    effects: SweepEffects,
     chunks: Sequence[Sequence[tuple[tuple[int, int], Variant]]],
     journal: str | Path | None,
     header: dict[str, Any] | None,
@@ -229,14 +237,14 @@ def _cells(
     """Yield every place, those of an earlier run first."""
     total = sum(map(len, chunks))
     if journal is None or header is None:
-        with _bar(total, progress=progress) as bar:
+        with sweep_bar(total, progress=progress) as bar:
             for chunk in chunks:
                 yield from _computed(effects, chunk)
                 bar.update(len(chunk))
         return
     with SweepJournal(journal, plan_digest(header), header) as book:
         yield from book.finished.values()
-        with _bar(total, progress=progress) as bar:
+        with sweep_bar(total, progress=progress) as bar:
             for chunk in chunks:
                 left = [cell for cell in chunk if cell[0] not in book.finished]
                 if left:
@@ -249,7 +257,7 @@ def _cells(
 
 
 def _computed(
-    effects: _Effects, chunk: Sequence[tuple[tuple[int, int], Variant]]
+    effects: SweepEffects, chunk: Sequence[tuple[tuple[int, int], Variant]]
 ) -> Iterator[FinishedCell]:
     values, changed = effects.of([variant for _, variant in chunk])
     for (place, _), value, touched in zip(chunk, values, changed, strict=True):
@@ -275,8 +283,8 @@ def _chunks(
         yield chunk
 
 
-def _bar(total: int, *, progress: bool) -> tqdm:
-    # None: shown where stderr is a terminal.
+def sweep_bar(total: int, *, progress: bool) -> tqdm:
+    """Return the bar of a sweep, shown where stderr is a terminal."""
     return tqdm(total=total, desc="sweep", unit="place", disable=None if progress else True)
 
 
@@ -284,13 +292,13 @@ def _header(
     model: HookedMamba,
     pairs: EncodedPairs,
     table: SweepTable,
-    effects: _Effects,
+    effects: SweepEffects,
     intervention: Intervention,
 ) -> dict[str, Any]:
     """Return everything the values depend on, by name."""
     return {
         "mechtest": version("mechtest"),
-        "weights": _identity(model).weights or digest_of(list(model.state_dict().values())),
+        "weights": identity_of(model).weights or digest_of(list(model.state_dict().values())),
         "dtype": str(model.embedding.weight.dtype),
         "prompts": digest_of([pairs.clean_tokens, pairs.corrupted_tokens, pairs.attention_mask]),
         "order": digest_of(pairs.order.tolist()),  # what noise is keyed by
@@ -311,7 +319,14 @@ def _mean_over_templates(values: np.ndarray, pairs: EncodedPairs) -> float:
     return float(np.mean([values[pairs.cluster == c].mean() for c in np.unique(pairs.cluster)]))
 
 
-def _encoded(model: HookedMamba, prompts: PromptPairs | PromptPair | EncodedPairs) -> EncodedPairs:
+def pairs_for_sweep(
+    model: HookedMamba, prompts: PromptPairs | PromptPair | EncodedPairs
+) -> EncodedPairs:
+    """Return the prompts a sweep may look at, encoded.
+
+    Raises:
+        ShapeError: Prompts kept for testing claims, or none.
+    """
     if isinstance(prompts, EncodedPairs):
         if prompts.side == "test":
             raise _kept_for_testing()
@@ -340,7 +355,8 @@ def _kept_for_testing() -> ShapeError:
     )
 
 
-def _identity(model: HookedMamba) -> ModelIdentity:
+def identity_of(model: HookedMamba) -> ModelIdentity:
+    """Return which weights a sweep was made in."""
     known = model.fingerprint
     return ModelIdentity(
         name=model.source,

@@ -7,12 +7,12 @@ import pytest
 
 from mechtest.assertions import best_of, check_sufficient
 from mechtest.assertions._decide import EffectFinding, decide
-from mechtest.assertions.complement import complement_of, universe_of
 from mechtest.assertions.guards import not_too_much
 from mechtest.assertions.question import Question
 from mechtest.assertions.study import prepare_study
 from mechtest.discovery import find_difference_subspace
 from mechtest.interventions import Circuit, ResampleAblation
+from mechtest.interventions.complement import complement_of, universe_of
 from mechtest.records import ClaimRecord
 from tests.assertions.zoo import CARRIES, INERT, LEVEL, interval, prompts, prose, recall
 
