@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from mechtest.errors import ClaimInvalid, NothingChangedError, ShapeError
+from mechtest.errors import ClaimInvalid, ShapeError
 from mechtest.interventions import Circuit, Intervention, ResampleAblation, runner_for_claim
+from mechtest.interventions.sweep_places import channels_of
 from mechtest.models import HookedMamba
+from mechtest.sites import Site
 from mechtest.tasks import DiscoveryPairs, Metric, logit_difference
 
 __all__ = ["find_channels"]
+
+LOGITS = 2**24
+"""So many logits are held at once: 64 MiB in float32."""
 
 
 @torch.no_grad()
@@ -42,6 +47,7 @@ def find_channels(
     Raises:
         ClaimInvalid: Prompts that are not the discovery half.
         ShapeError: More channels than the site has.
+        NothingChangedError: The site does not differ between the runs.
 
     Sources: Michel et al. 2019 (ablating heads one by one).
     """
@@ -54,23 +60,22 @@ def find_channels(
     runner = runner_for_claim(model, prompts.encode(model.tokenizer))
     clean = metric(runner.logits("clean"), runner.pairs)
     ablation = intervention or ResampleAblation()
-    effects: list[float] = []
-    while True:
-        try:
-            run = runner.run(Circuit(site, channels=[len(effects)]), ablation)
-        except NothingChangedError:
-            effects.append(0.0)
-            continue
-        except ShapeError:
-            break  # one past the last channel
-        effects.append(float((clean - metric(run.logits, runner.pairs)).mean()))
-    if not 0 < count < len(effects):
+    there = channels_of(model, Site.parse(site))
+    if not 0 < count < there:
         raise ShapeError(
-            f"{site} has {len(effects)} channels",
+            f"{site} has {there} channels",
             given=f"count={count}",
-            expected=f"1 to {len(effects) - 1}",
+            expected=f"1 to {there - 1}",
         )
-    order = sorted(range(len(effects)), key=lambda channel: -effects[channel])
+    runner.run(Circuit(site), ablation)  # raises where the whole site changes nothing
+    each = [[Circuit(site, channels=[channel])] for channel in range(there)]
+    at_once = max(1, LOGITS // runner.logits("clean").numel())
+    effects = [
+        float((clean - metric(logits, runner.pairs)).mean())
+        for start in range(0, there, at_once)
+        for logits in runner.logits_after(each[start : start + at_once], ablation)
+    ]
+    order = sorted(range(there), key=lambda channel: -effects[channel])
     return Circuit(
         site,
         channels=order[:count],

@@ -96,7 +96,7 @@ def behaviour_of(runner: Runner, metric: Metric = logit_difference) -> Behaviour
 
 def mean_over_templates(values: Float[torch.Tensor, " prompt"], pairs: EncodedPairs) -> float:
     """Return the mean over templates of each template's mean."""
-    cluster = pairs.cluster.to(values.device)
+    cluster = torch.as_tensor(pairs.cluster, device=values.device)
     totals = torch.zeros(len(pairs.templates), dtype=torch.float64, device=values.device)
     counts = torch.zeros_like(totals)
     totals.index_add_(0, cluster, values.double())

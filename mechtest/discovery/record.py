@@ -81,6 +81,7 @@ class DiscoveryRecord(ABC):
 
         Raises:
             MissingPackageError: Matplotlib is not installed.
+            DiscoveryFileError: Another suffix.
         """
 
     def to_json(self) -> str:
@@ -153,7 +154,7 @@ class DiscoveryRecord(ABC):
 
     def __eq__(self, other: object) -> bool:
         """Whether both are of one kind and hold the same, bit by bit."""
-        return type(self) is type(other) and self.to_json() == other.to_json()  # type: ignore[attr-defined]
+        return isinstance(other, type(self)) and self.to_json() == other.to_json()
 
     __hash__ = None  # type: ignore[assignment]
 

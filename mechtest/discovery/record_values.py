@@ -101,7 +101,8 @@ def _read_only(content: Mapping[str, Any]) -> np.ndarray:
 
 def _part(value: Any) -> dict[str, Any]:
     name = type(value).__name__
-    if _known(name) is not type(value):
+    known: Any = _known(name)
+    if known is not type(value):  # as Any: type(value) would narrow what follows to object
         raise TypeError(f"records do not hold this {name}")
     if name == "ModelIdentity":
         return {"$": name, **asdict(value)}

@@ -7,6 +7,7 @@ import torch
 from mechtest.errors import ClaimInvalid, ShapeError
 from mechtest.interventions import (
     Circuit,
+    Runner,
     Subspace,
     collect_activations,
     fit_spectrum,
@@ -15,7 +16,7 @@ from mechtest.interventions import (
 from mechtest.models import HookedMamba
 from mechtest.tasks import DiscoveryPairs
 
-__all__ = ["find_difference_subspace"]
+__all__ = ["difference_subspace", "find_difference_subspace"]
 
 
 @torch.no_grad()
@@ -51,6 +52,22 @@ def find_difference_subspace(
             expected="prompts.discovery",
         )
     runner = runner_for_claim(model, prompts.encode(model.tokenizer))
+    subspace = difference_subspace(runner, site, rank)
+    return Circuit(
+        site,
+        subspace=subspace,
+        name=name or f"{rank} directions of {site}",
+        fitted_on=runner.pairs.fingerprints,
+    )
+
+
+@torch.no_grad()
+def difference_subspace(runner: Runner, site: str, rank: int) -> Subspace:
+    """Return the subspace of a site that holds most of the differences on a runner's prompts.
+
+    Raises:
+        ShapeError: Several hooks, or a rank the differences do not have.
+    """
     whole = Circuit(site)
     scale = torch.as_tensor(fit_spectrum(runner, whole).scale)
     clean, corrupted = (
@@ -65,10 +82,4 @@ def find_difference_subspace(
             expected=f"1 to {min(differences.shape)}",
         )
     axes = torch.linalg.svd(differences, full_matrices=False).Vh[:rank].T
-    subspace = Subspace.spanned_by(axes * scale[:, None], scale)
-    return Circuit(
-        site,
-        subspace=subspace,
-        name=name or f"{rank} directions of {site}",
-        fitted_on=runner.pairs.fingerprints,
-    )
+    return Subspace.spanned_by(axes * scale[:, None], scale)
