@@ -8,7 +8,7 @@ TEST_WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.mechtest-installed
 
-.PHONY: help env claims test test-slow lint format zoo bench clean
+.PHONY: help env claims discover test test-slow lint format zoo bench clean
 
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 claims: env ## Check the claims on the fixture models, and write claims-report/
 	$(BIN)/python -m pytest claims/ -n $(WORKERS)
+
+discover: env ## Look for circuits of the fixture models, and write studies/fact-city/index.html
+	$(BIN)/mechtest discover docs/examples/study.toml
 
 test: env ## Run the tests
 	$(BIN)/python -m pytest tests -n $(TEST_WORKERS) -m "not slow" --durations=30

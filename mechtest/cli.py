@@ -13,6 +13,7 @@ from typing import Any
 import mechtest
 from mechtest.errors import MechtestError
 from mechtest.run_commands import add_commands
+from mechtest.study_commands import add_study_commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--prompts", required=True, help="prompt file (JSON Lines)")
     new.add_argument("--site", default="blocks.0.state@last", help="default: %(default)s")
     new.set_defaults(run=_new_claim)
+    add_study_commands(commands)
     add_commands(commands)
     _add_timeline(commands)
     remade = commands.add_parser(

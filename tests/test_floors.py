@@ -15,8 +15,9 @@ FLOORS = [
     {"interventions"},
     {"discovery"},
     {"assertions"},
+    {"study"},
     {"plugin"},
-    {"__init__", "cli", "run_commands", "__main__"},
+    {"__init__", "cli", "run_commands", "study_commands", "__main__"},
 ]
 """From the ground up. A new top-level module or package is registered here, on purpose, and drawn
 in the floor map of README.md."""
@@ -30,6 +31,7 @@ ALLOWED_NEIGHBOURS = {
     ("__init__", "_lazy"),
     ("__main__", "cli"),
     ("cli", "run_commands"),
+    ("cli", "study_commands"),
 }
 
 # Reading the version or a lazy name off the package costs nothing and pulls nothing in.
