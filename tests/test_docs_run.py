@@ -77,7 +77,7 @@ def test_python_blocks_run_in_order(page, monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_shell_commands_exist(page):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    subcommands = set(re.findall(r"^ {4}([a-z][a-z-]*) ", cli._parser().format_help(), re.M))
+    subcommands = set(re.findall(r"^ {4}([a-z][a-z-]*)(?: |$)", cli._parser().format_help(), re.M))
     assert "sites" in subcommands
     for words in commands(page):
         assert words[0] in PROGRAMS, words
