@@ -7,6 +7,7 @@ import socket
 import sys
 
 import pytest
+from hypothesis.internal.conjecture import providers
 from jaxtyping import install_import_hook
 
 CHECKED = ["mechtest.kernels", "mechtest.models", "mechtest.tasks"]
@@ -23,6 +24,10 @@ if _early:
         "The pytest plugin and the root conftest.py must not import them."
     )
 install_import_hook(CHECKED, "beartype.beartype")
+
+# Hypothesis would parse every module of ours for constants to try: a minute in each process, for
+# numbers that mean nothing here. Strategies name the values that matter.
+providers._get_local_constants = lambda: providers._local_constants
 
 
 class NetworkBlockedError(RuntimeError):

@@ -23,7 +23,7 @@ from mechtest.stats import SubspaceControls
 from mechtest.tasks import PromptPairs
 from tests.assertions.zoo import of_rows, prose
 
-CLAIMS, LEVEL = 150, 0.05
+CLAIMS, LEVEL = 80, 0.05
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from mechtest.tasks import logit_difference
 from tests.calibration.catalogue import CELLS, NAIVE, POWERS, compiled
 from tests.calibration.cells import rates
 
-CLAIMS, LEVEL, CLUSTERS = 120, 0.05, 12
+CLAIMS, LEVEL, CLUSTERS = 60, 0.05, 12
 SHIFT = "compiled/token_shift"
 
 

@@ -7,7 +7,7 @@ from scipy.stats import binom
 
 from mechtest.stats import all_parts_test, cluster_effect
 
-RUNS, LEVEL, CLUSTERS = 400, 0.05, 10
+RUNS, LEVEL, CLUSTERS = 200, 0.05, 10
 LABELS = list(range(CLUSTERS))
 
 

@@ -67,7 +67,6 @@ def pytest_collection_modifyitems(items):
 
 WAYS = {
     "one process": ["-n", "0"],
-    "one worker": ["-n", "1"],
     "four workers": ["-n", "4"],
     "reversed": ["-n", "2", "-p", "reverse"],
 }
