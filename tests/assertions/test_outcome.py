@@ -76,7 +76,7 @@ def test_a_check_attaches_nothing(claim):
 
 @pytest.mark.parametrize("engine", ["packed", "hooked"])
 def test_every_runner_of_a_claim_is_asked_for_its_engine_and_counts_for_it(claim, engine):
-    claim.engine, claim.memory = engine, 2**20
+    claim.engine, claim.memory = engine, 2**23
     found = find_difference_subspace(prose(), "blocks.1.hook_h@last", prompts().discovery, rank=4)
     assert claim.engines == ""
     looked = claim.forward_tokens

@@ -67,12 +67,10 @@ def pytest_collection_modifyitems(items):
 
 WAYS = {
     "one process": ["-n", "0"],
-    "four workers": ["-n", "4"],
-    "reversed": ["-n", "2", "-p", "reverse"],
+    "four workers, reversed": ["-n", "4", "-p", "reverse"],
 }
 ENGINES = {
     "hooks": ["-n", "0", "--mechtest-engine=hooked"],
-    "little memory": ["-n", "0", "--mechtest-memory=8"],
 }
 """Ways that compute otherwise: what is printed of an effect may differ in its last place."""
 
